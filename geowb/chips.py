@@ -1,0 +1,243 @@
+"""From scenes to chips: where they lie, which split they belong to, and a torch dataset of them.
+
+Splits are made by place: the scene is laid out in square blocks of chips, and a block belongs to one
+split as a whole, so that no chip has a neighbouring pixel of its own block in another split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from geowb.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+__all__ = ["SPLITS", "ChipDataset", "cut", "split_by_place"]
+
+#: Names of the splits, in the order of the fractions.
+SPLITS = ("train", "val", "test")
+
+Scenes = Mapping[str, "xr.Dataset"]
+
+
+def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
+    """Lay out square chips over scenes, edges included.
+
+    >>> chips = cut({"cerrado": scene}, size=64)  # doctest: +SKIP
+    >>> chips.columns.tolist()  # doctest: +SKIP
+    ['scene', 'sample', 'y', 'x', 'size', 'labelled']
+
+    Parameters
+    ----------
+    scenes
+        Scenes by name, with ``reflectance`` of dims (time, band, y, x) or (sample, band, y, x).
+    size
+        Edge of a chip in pixels. Chips at the right and bottom edge may reach over it; what lies
+        outside is no data.
+    label
+        The variable whose labelled pixels are counted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a chip: scene, sample (-1 in a scene), first row and column, size, number of
+        labelled pixels, and the publisher's ``split`` where the scene carries one.
+    """
+    if size < 8:
+        raise RequestError(f"Chips of {size} pixels are too small: use 8 or more.")
+    tables = [_cut_scene(name, scene, size, label) for name, scene in scenes.items()]
+    if not tables:
+        raise RequestError("There is no scene to cut into chips.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str) -> pd.DataFrame:
+    if label not in scene:
+        raise DataError(f"The scene '{name}' has no variable '{label}': {', '.join(scene)}.")
+    labelled = _labelled(scene[label])
+    height, width = scene.sizes["y"], scene.sizes["x"]
+    samples = scene.sizes.get("sample")
+    published = scene.coords["split"].values if "split" in scene.coords else None
+    rows = []
+    for sample in range(samples) if samples is not None else (-1,):
+        counts = labelled[sample] if sample >= 0 else labelled
+        for y in range(0, height, size):
+            for x in range(0, width, size):
+                count = int(counts[y : y + size, x : x + size].sum())
+                rows.append((name, sample, y, x, size, count))
+    table = pd.DataFrame(rows, columns=["scene", "sample", "y", "x", "size", "labelled"])
+    if published is not None:
+        table["split"] = published[table["sample"].to_numpy()]
+    return table
+
+
+def _labelled(values: xr.DataArray) -> np.ndarray:
+    """Where a label is: not NaN for quantities, not negative for classes."""
+    array = values.values
+    return np.isfinite(array) if array.dtype.kind == "f" else array >= 0
+
+
+def split_by_place(
+    chips: pd.DataFrame,
+    *,
+    fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    block: int = 2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Assign chips to train, val and test by square blocks of `block` x `block` chips.
+
+    >>> table = split_by_place(cut(scenes), seed=0)  # doctest: +SKIP
+    >>> table.groupby("split").labelled.sum()  # doctest: +SKIP
+
+    In each scene the blocks are drawn at random, and blocks with labels are dealt out before blocks
+    without, so that each split gets its share of both. A published ``split`` column is kept.
+
+    Raises
+    ------
+    RequestError
+        If fractions are not three positive numbers.
+    DataError
+        If a scene has fewer labelled blocks than there are splits.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0:
+        raise RequestError(f"Fractions must be three positive numbers, not {list(fractions)}.")
+    if "split" in chips and chips["split"].notna().all():
+        return chips
+    chips = chips.copy()
+    side = chips["size"] * block
+    chips["block"] = [
+        f"{sample}/{y}/{x}"
+        for sample, y, x in zip(
+            chips["sample"], chips["y"] // side, chips["x"] // side, strict=True
+        )
+    ]
+    rng = np.random.default_rng(seed)
+    for name, part in chips.groupby("scene", sort=True):
+        blocks = part.groupby("block", sort=True)["labelled"].sum()
+        filled, empty = blocks.index[blocks > 0], blocks.index[blocks == 0]
+        if len(filled) < len(SPLITS):
+            raise DataError(
+                f"The scene '{name}' has labels in {len(filled)} blocks of {int(side.iloc[0])} "
+                f"pixels; three splits need at least three. Use smaller chips or blocks."
+            )
+        places = {**_deal(filled, fractions, rng, least=1), **_deal(empty, fractions, rng)}
+        chips.loc[part.index, "split"] = part["block"].map(places)
+    return chips
+
+
+def _deal(
+    blocks: pd.Index, fractions: Sequence[float], rng: np.random.Generator, least: int = 0
+) -> dict[str, str]:
+    """Shuffle blocks and cut them into three runs of the given shares, each at least `least` long."""
+    order = rng.permutation(np.asarray(blocks, dtype=object))
+    shares = np.cumsum(fractions) / np.sum(fractions)
+    first = int(np.clip(round(shares[0] * len(order)), least, max(len(order) - 2 * least, 0)))
+    second = int(np.clip(round(shares[1] * len(order)), first + least, len(order) - least))
+    runs = (order[:first], order[first:second], order[second:])
+    return {place: split for split, run in zip(SPLITS, runs, strict=True) for place in run}
+
+
+class ChipDataset:
+    """Chips of scenes as a torch dataset.
+
+    >>> dataset = ChipDataset(scenes, chips.query("split == 'train'"))  # doctest: +SKIP
+    >>> dataset[0]["image"].shape, dataset[0]["label"].shape  # doctest: +SKIP
+    (torch.Size([6, 1, 64, 64]), torch.Size([64, 64]))
+
+    An item has ``image`` (C, T, H, W) in counts with NaN for no data, ``label`` (H, W) with NaN for
+    unlabelled (-1 for classes), and ``index``, the row in ``chips``.
+
+    Parameters
+    ----------
+    scenes, chips
+        The scenes, and the rows of `cut` that are wanted.
+    label
+        Name of the label variable.
+    label_fraction
+        Share of the labelled pixels that is kept, drawn from `seed`; the rest becomes unlabelled.
+    augment
+        Turn and mirror each chip at random (the eight symmetries of the square). The draw depends
+        on `seed`, the epoch (see `set_epoch`) and the chip alone.
+    """
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        chips: pd.DataFrame,
+        *,
+        label: str = "agb",
+        label_fraction: float = 1.0,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < label_fraction <= 1:
+            raise RequestError(f"label_fraction must lie in (0, 1]; it is {label_fraction}.")
+        self.chips = chips.reset_index(drop=True)
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self._images = {}
+        self._labels = {}
+        for name in self.chips["scene"].unique():
+            dims = ("sample",) if "sample" in scenes[name].dims else ("time",)
+            self._images[name] = scenes[name]["reflectance"].transpose(*dims, "band", "y", "x").data
+            self._labels[name] = _thinned(scenes[name][label], label_fraction, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that random augmentation is drawn for."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        import torch
+
+        chip = self.chips.iloc[index]
+        image, label = self._window(chip)
+        if self.augment:
+            draw = np.random.default_rng((self.seed, self.epoch, index))
+            turns, mirror = draw.integers(4), draw.integers(2)
+            image, label = (np.rot90(a, turns, axes=(-2, -1)) for a in (image, label))
+            if mirror:
+                image, label = image[..., ::-1], label[..., ::-1]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "label": torch.from_numpy(np.ascontiguousarray(label)),
+            "index": index,
+        }
+
+    def _window(self, chip: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        name, size = chip["scene"], chip["size"]
+        window = np.s_[..., chip["y"] : chip["y"] + size, chip["x"] : chip["x"] + size]
+        images, labels = self._images[name], self._labels[name]
+        if chip["sample"] >= 0:
+            images, labels = images[chip["sample"]][None], labels[chip["sample"]]
+        image = np.asarray(images[window], dtype=np.float32).swapaxes(0, 1)  # (C, T, H, W)
+        label = np.asarray(labels[window])
+        filler = np.nan if label.dtype.kind == "f" else -1
+        return _padded(image, size, np.nan), _padded(label, size, filler)
+
+
+def _padded(array: np.ndarray, size: int, filler: float) -> np.ndarray:
+    bottom, right = size - array.shape[-2], size - array.shape[-1]
+    if not (bottom or right):
+        return array
+    widths = [(0, 0)] * (array.ndim - 2) + [(0, bottom), (0, right)]
+    return np.pad(array, widths, constant_values=filler)
+
+
+def _thinned(values: xr.DataArray, fraction: float, seed: int) -> np.ndarray:
+    """Labels with a random share kept."""
+    array = values.values
+    array = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
+    if fraction == 1:
+        return array
+    drop = np.random.default_rng(seed).random(array.shape) >= fraction
+    return np.where(drop, np.float32(np.nan) if array.dtype.kind == "f" else -1, array)

@@ -1,0 +1,259 @@
+"""Build a model by name: encoder, decoder, normalisation, one calling convention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from geowb.bands import HLS6, STATISTICS
+from geowb.errors import ModelError, RequestError, did_you_mean
+from geowb.models.registry import ModelSpec, spec
+
+__all__ = ["PixelModel", "build", "trainable"]
+
+#: Dropout of the regression head in the public biomass model (granite configs/config.yaml).
+_HEAD_DROPOUT = 0.16194593880230534
+
+
+class PixelModel(nn.Module):
+    """A network with its normalisation, from chips to one value or class score a pixel.
+
+    Takes ``(B, C, T, H, W)`` float32 counts with NaN where there is no data; returns
+    ``(B, K, H, W)`` in the units of the task. NaN is replaced by the band's mean.
+    """
+
+    def __init__(self, network: nn.Module, card: dict[str, Any], stride: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.card = card
+        self._stride = stride
+        shape = (1, len(card["bands"]), 1, 1, 1)
+        self.register_buffer("mean", torch.tensor(card["mean"]).reshape(shape))
+        self.register_buffer("std", torch.tensor(card["std"]).reshape(shape))
+        if card["freeze_backbone"]:
+            self.encoder.requires_grad_(False)
+            self.encoder.eval()
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder; an error for a model that has none of its own."""
+        if not hasattr(self.network, "encoder"):
+            raise ModelError(f"'{self.card['name']}' has no encoder that could be frozen.")
+        return self.network.encoder
+
+    @property
+    def origin(self) -> str:
+        """Where the encoder's (or the whole network's) weights came from, in words."""
+        return self.card["weights"]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether weights were loaded; random weights are never called pretrained."""
+        return not self.card["weights"].startswith("random")
+
+    def train(self, mode: bool = True) -> PixelModel:
+        """Switch to training; a frozen encoder stays in eval mode (no dropout, no drop path)."""
+        super().train(mode)
+        if self.card["freeze_backbone"]:
+            self.encoder.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, K, H, W)`` for chips ``(B, C, T, H, W)`` of counts."""
+        bands, frames = len(self.card["bands"]), self.card["frames"]
+        if x.ndim != 5 or x.shape[1] != bands or x.shape[2] != frames:
+            raise ModelError(
+                f"'{self.card['name']}' takes (batch, {bands} bands, {frames} dates, y, x); "
+                f"it was given {tuple(x.shape)}."
+            )
+        x = torch.nan_to_num((x - self.mean) / self.std)
+        height, width = x.shape[-2:]
+        x = _pad(x.flatten(1, 2), self._stride)
+        y = self.network(x)
+        y = getattr(y, "output", y)
+        y = y if y.ndim == 4 else y.unsqueeze(1)
+        y = y[..., :height, :width] * self.card["output_std"] + self.card["output_mean"]
+        return y.relu() if self.card["non_negative"] else y
+
+
+def _pad(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """Pad right and bottom to a multiple of `stride`, by reflection where the chip is large enough."""
+    height, width = x.shape[-2:]
+    bottom, right = -height % stride, -width % stride
+    if not (bottom or right):
+        return x
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return nn.functional.pad(x, (0, right, 0, bottom), mode=mode)
+
+
+def build(
+    name: str,
+    *,
+    bands: Sequence[str] = HLS6,
+    weights: str | None = None,
+    frames: int = 1,
+    outputs: int = 1,
+    freeze_backbone: bool = False,
+    decoder_channels: int = 32,
+    drop_path: float = 0.0,
+    head_dropout: float = _HEAD_DROPOUT,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output_mean: float = 0.0,
+    output_std: float = 1.0,
+    non_negative: bool = False,
+    seed: int = 0,
+) -> PixelModel:
+    """Build a model by name.
+
+    >>> model = build("swin_demo", freeze_backbone=True)
+    >>> model(torch.zeros(1, 6, 1, 64, 64)).shape
+    torch.Size([1, 1, 64, 64])
+    >>> model.pretrained
+    False
+
+    Parameters
+    ----------
+    name
+        One of ``geowb.models.MODELS``.
+    bands
+        Names of the input bands, in the order of the channels.
+    weights
+        A checkpoint file or ``hf://OWNER/REPOSITORY/FILE``; none or empty gives random weights
+        drawn from `seed`, and the model says so (``model.origin``).
+    frames
+        Number of dates T; the dates of a band become channels of the network.
+    outputs
+        K, the number of values or classes a pixel.
+    freeze_backbone
+        Keep the encoder's weights as they are, and keep it in eval mode.
+    mean, std
+        Band statistics in counts; by default those of the public biomass model.
+    output_mean, output_std
+        The network's output is multiplied and shifted by these, so that it need not learn the
+        scale of the labels.
+    non_negative
+        End with a ReLU, as the public biomass model does.
+
+    Raises
+    ------
+    ModelError
+        Unknown model, unknown band, wrong number of statistics, nothing to freeze.
+    WeightsMismatch
+        If weights do not fit; names keys and shapes.
+
+    Notes
+    -----
+    The Swin models are TerraTorch's encoder with its ``UperNetDecoder`` of 32 channels and two
+    PixelShuffle layers before the last 1x1 convolution: 630,945 parameters beside the frozen
+    Swin-B, the paper's 0.6 M (Muszynski et al. 2024; granite configs/config.yaml).
+    """
+    found = spec(name)
+    mean, std = _statistics(found, bands, mean, std)
+    card = {
+        "name": name,
+        "bands": list(bands),
+        "frames": frames,
+        "outputs": outputs,
+        "freeze_backbone": freeze_backbone,
+        "decoder_channels": decoder_channels,
+        "drop_path": drop_path,
+        "head_dropout": head_dropout,
+        "mean": mean,
+        "std": std,
+        "output_mean": float(output_mean),
+        "output_std": float(output_std),
+        "non_negative": non_negative,
+        "seed": seed,
+        "weights": f"random (seed {seed})",
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, stride = _FAMILIES[found.family](found, card)
+    model = PixelModel(network, card, stride)
+    if weights:
+        from geowb.models.weights import load_weights
+
+        card["weights"] = load_weights(model, weights)
+    return model
+
+
+def _statistics(
+    found: ModelSpec,
+    bands: Sequence[str],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[list[float], list[float]]:
+    published = STATISTICS[found.statistics]
+    table = dict(zip(HLS6, zip(published.mean, published.std, strict=True), strict=True))
+    if (mean is None or std is None) and (unknown := [b for b in bands if b not in table]):
+        raise ModelError(
+            f"There are no published statistics for the band '{unknown[0]}': give mean and std, "
+            f"or use known bands. {did_you_mean(unknown[0], HLS6)}"
+        )
+    mean = [table[b][0] for b in bands] if mean is None else [float(v) for v in mean]
+    std = [table[b][1] for b in bands] if std is None else [float(v) for v in std]
+    if not len(mean) == len(std) == len(bands):
+        raise ModelError(
+            f"{len(bands)} bands need as many means and deviations; "
+            f"there are {len(mean)} and {len(std)}."
+        )
+    if not all(math.isfinite(v) for v in mean) or not all(0 < v < math.inf for v in std):
+        raise ModelError(f"Band means must be finite and deviations positive: {mean}, {std}.")
+    return mean, std
+
+
+def _build_swin(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
+    from terratorch.models import EncoderDecoderFactory
+
+    network = EncoderDecoderFactory().build_model(
+        "regression",
+        backbone="prithvi_swin_B",
+        backbone_kwargs={
+            "pretrained": False,
+            # Integers: one plain input channel each; which band it is stands in the model's card.
+            "bands": list(range(len(card["bands"]) * card["frames"])),
+            "drop_path_rate": card["drop_path"],
+            **found.encoder,
+        },
+        decoder="UperNetDecoder",
+        decoder_kwargs={"channels": card["decoder_channels"]},
+        head_kwargs={"learned_upscale_layers": 2, "dropout": card["head_dropout"]},
+        num_outputs=card["outputs"],
+    )
+    return network, 1
+
+
+def _build_unet(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
+    from geowb.models.unet import UNet
+
+    network = UNet(len(card["bands"]) * card["frames"], card["outputs"], **found.encoder)
+    return network, network.stride
+
+
+def _build_smp(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
+    import segmentation_models_pytorch as smp
+
+    channels = len(card["bands"]) * card["frames"]
+    network = smp.Unet(
+        **found.encoder, encoder_weights=None, in_channels=channels, classes=card["outputs"]
+    )
+    return network, 32
+
+
+_FAMILIES = {"swin": _build_swin, "unet": _build_unet, "smp": _build_smp}
+
+
+def trainable(module: nn.Module) -> int:
+    """Count the parameters that training would change.
+
+    >>> trainable(build("unet"))
+    7763905
+    """
+    if not isinstance(module, nn.Module):
+        raise RequestError(f"trainable() takes a torch module, not {type(module).__name__}.")
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
