@@ -1,11 +1,12 @@
 """From scenes to chips: where they lie, which split they belong to, and a torch dataset of them.
 
-Splits are made by place: the scene is laid out in square blocks of chips, and a block belongs to one
-split as a whole, so that no chip has a neighbouring pixel of its own block in another split.
+Splits are made by place: a scene is laid out in square blocks of chips, and a block belongs to one
+split as a whole. Pixels of two splits are never in one chip, nor in one block.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
 def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str) -> pd.DataFrame:
     if label not in scene:
         raise DataError(f"The scene '{name}' has no variable '{label}': {', '.join(scene)}.")
-    labelled = _labelled(scene[label])
+    labelled = _labelled(scene[label].values)
     height, width = scene.sizes["y"], scene.sizes["x"]
     samples = scene.sizes.get("sample")
     published = scene.coords["split"].values if "split" in scene.coords else None
@@ -77,9 +78,8 @@ def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str) -> pd.DataFr
     return table
 
 
-def _labelled(values: xr.DataArray) -> np.ndarray:
+def _labelled(array: np.ndarray) -> np.ndarray:
     """Where a label is: not NaN for quantities, not negative for classes."""
-    array = values.values
     return np.isfinite(array) if array.dtype.kind == "f" else array >= 0
 
 
@@ -126,15 +126,15 @@ def split_by_place(
                 f"The scene '{name}' has labels in {len(filled)} blocks of {int(side.iloc[0])} "
                 f"pixels; three splits need at least three. Use smaller chips or blocks."
             )
-        places = {**_deal(filled, fractions, rng, least=1), **_deal(empty, fractions, rng)}
-        chips.loc[part.index, "split"] = part["block"].map(places)
+        dealt = {**_deal(filled, fractions, rng, least=1), **_deal(empty, fractions, rng)}
+        chips.loc[part.index, "split"] = part["block"].map(dealt)
     return chips
 
 
 def _deal(
     blocks: pd.Index, fractions: Sequence[float], rng: np.random.Generator, least: int = 0
 ) -> dict[str, str]:
-    """Shuffle blocks and cut them into three runs of the given shares, each at least `least` long."""
+    """Shuffle blocks; cut them into three runs of the given shares, each at least `least` long."""
     order = rng.permutation(np.asarray(blocks, dtype=object))
     shares = np.cumsum(fractions) / np.sum(fractions)
     first = int(np.clip(round(shares[0] * len(order)), least, max(len(order) - 2 * least, 0)))
@@ -193,6 +193,20 @@ class ChipDataset:
         """Choose the epoch that random augmentation is drawn for."""
         self.epoch = epoch
 
+    def count_labelled(self) -> int:
+        """Count the labelled pixels that are left after thinning."""
+        return sum(self._count(chip) for _, chip in self.chips.iterrows())
+
+    def labelled_only(self) -> ChipDataset:
+        """Return the same dataset without the chips that have no labelled pixel."""
+        kept = [self._count(chip) > 0 for _, chip in self.chips.iterrows()]
+        other = copy.copy(self)
+        other.chips = self.chips[kept].reset_index(drop=True)
+        return other
+
+    def _count(self, chip: pd.Series) -> int:
+        return int(_labelled(self._label(chip)).sum())
+
     def __len__(self) -> int:
         return len(self.chips)
 
@@ -200,7 +214,7 @@ class ChipDataset:
         import torch
 
         chip = self.chips.iloc[index]
-        image, label = self._window(chip)
+        image, label = self._image(chip), self._label(chip)
         if self.augment:
             draw = np.random.default_rng((self.seed, self.epoch, index))
             turns, mirror = draw.integers(4), draw.integers(2)
@@ -213,16 +227,24 @@ class ChipDataset:
             "index": index,
         }
 
-    def _window(self, chip: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-        name, size = chip["scene"], chip["size"]
-        window = np.s_[..., chip["y"] : chip["y"] + size, chip["x"] : chip["x"] + size]
-        images, labels = self._images[name], self._labels[name]
+    def _image(self, chip: pd.Series) -> np.ndarray:
+        images = self._images[chip["scene"]]
         if chip["sample"] >= 0:
-            images, labels = images[chip["sample"]][None], labels[chip["sample"]]
-        image = np.asarray(images[window], dtype=np.float32).swapaxes(0, 1)  # (C, T, H, W)
-        label = np.asarray(labels[window])
-        filler = np.nan if label.dtype.kind == "f" else -1
-        return _padded(image, size, np.nan), _padded(label, size, filler)
+            images = images[chip["sample"]][None]
+        image = np.asarray(images[_window(chip)], dtype=np.float32)
+        return _padded(image.swapaxes(0, 1), chip["size"], np.nan)  # (C, T, H, W)
+
+    def _label(self, chip: pd.Series) -> np.ndarray:
+        labels = self._labels[chip["scene"]]
+        if chip["sample"] >= 0:
+            labels = labels[chip["sample"]]
+        label = labels[_window(chip)]
+        return _padded(label, chip["size"], np.nan if label.dtype.kind == "f" else -1)
+
+
+def _window(chip: pd.Series) -> tuple:
+    y, x, size = chip["y"], chip["x"], chip["size"]
+    return np.s_[..., y : y + size, x : x + size]
 
 
 def _padded(array: np.ndarray, size: int, filler: float) -> np.ndarray:

@@ -30,7 +30,7 @@ def notebooks_dir() -> Path:
 
 
 def default_catalog() -> Path:
-    """The data catalog that comes with geowb."""
+    """Return the path of the data catalog that comes with geowb."""
     return project_dir() / "data_catalog.yaml"
 
 

@@ -81,7 +81,7 @@ class PixelModel(nn.Module):
 
 
 def _pad(x: torch.Tensor, stride: int) -> torch.Tensor:
-    """Pad right and bottom to a multiple of `stride`, by reflection where the chip is large enough."""
+    """Pad right and bottom to a multiple of `stride`, by reflection where there is room for it."""
     height, width = x.shape[-2:]
     bottom, right = -height % stride, -width % stride
     if not (bottom or right):

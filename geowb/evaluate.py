@@ -1,0 +1,146 @@
+"""Predictions at labelled pixels, tables of errors, and maps on the scenes' own grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from geowb.chips import ChipDataset
+from geowb.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+__all__ = ["AGB_BINS", "at_labels", "map_scenes", "rmse", "rmse_by_bin"]
+
+#: Bins of above-ground biomass, Mg/ha, half open (granite-geospatial-biomass, binwise_rmse.py).
+AGB_BINS: tuple[tuple[float, float], ...] = ((0, 100), (100, 200), (200, 300))
+
+
+def at_labels(model: torch.nn.Module, data: ChipDataset, *, batch_size: int = 16) -> pd.DataFrame:
+    """Predict every labelled pixel of a dataset.
+
+    >>> pixels = at_labels(model, test)  # doctest: +SKIP
+    >>> rmse(pixels)  # doctest: +SKIP
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a labelled pixel: scene, row and column in the scene, observed, predicted.
+    """
+    tables = [
+        _labelled_table(data.chips.iloc[index], label, prediction)
+        for index, label, prediction in _predictions(model, data, batch_size)
+    ]
+    columns = ["scene", "sample", "row", "col", "observed", "predicted"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _labelled_table(chip: pd.Series, label: np.ndarray, prediction: np.ndarray) -> pd.DataFrame:
+    rows, cols = np.nonzero(np.isfinite(label))
+    return pd.DataFrame(
+        {
+            "scene": chip["scene"],
+            "sample": chip["sample"],
+            "row": rows + chip["y"],
+            "col": cols + chip["x"],
+            "observed": label[rows, cols],
+            "predicted": prediction[rows, cols],
+        }
+    )
+
+
+def _predictions(
+    model: torch.nn.Module, data: ChipDataset, batch_size: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    import torch
+    from torch.utils.data import DataLoader
+
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        for batch in DataLoader(data, batch_size=batch_size):
+            predicted = model(batch["image"].to(device))[:, 0].float().cpu().numpy()
+            yield from zip(batch["index"].tolist(), batch["label"].numpy(), predicted, strict=True)
+
+
+def rmse(pixels: pd.DataFrame) -> float:
+    """Root mean square error over the rows of `at_labels`; NaN without rows.
+
+    >>> rmse(pd.DataFrame({"observed": [0.0, 0.0], "predicted": [3.0, 4.0]}))
+    3.5355339059327378
+    """
+    if pixels.empty:
+        return float("nan")
+    error = pixels["predicted"].to_numpy(float) - pixels["observed"].to_numpy(float)
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def rmse_by_bin(
+    pixels: pd.DataFrame, bins: Sequence[tuple[float, float]] = AGB_BINS
+) -> pd.DataFrame:
+    """RMSE for each bin of the observed value, and over all bins together.
+
+    >>> pixels = pd.DataFrame({"observed": [50.0, 250.0], "predicted": [60.0, 230.0]})
+    >>> rmse_by_bin(pixels)["rmse"].tolist()
+    [10.0, nan, 20.0, 15.811388300841896]
+
+    Bins are half open, ``[low, high)``; the errors of all pixels in a bin are pooled. A bin without
+    a pixel has the RMSE NaN and 0 pixels.
+    """
+    if (pixels["observed"] < 0).any():
+        raise DataError("Observed values below zero: is the no-label value missing in the catalog?")
+    parts = {f"{low:g}-{high:g}": (low, high) for low, high in bins}
+    parts["all"] = (0.0, np.inf)
+    chosen = {
+        name: pixels[(pixels["observed"] >= low) & (pixels["observed"] < high)]
+        for name, (low, high) in parts.items()
+    }
+    return pd.DataFrame(
+        {"pixels": [len(part) for part in chosen.values()], "rmse": map(rmse, chosen.values())},
+        index=pd.Index(chosen, name="bin"),
+    )
+
+
+def map_scenes(
+    model: torch.nn.Module,
+    scenes: Mapping[str, xr.Dataset],
+    chips: pd.DataFrame,
+    *,
+    label: str = "agb",
+    batch_size: int = 16,
+) -> dict[str, xr.DataArray]:
+    """Predict all chips of scenes and lay them out on each scene's grid.
+
+    >>> maps = map_scenes(model, scenes, chips)  # doctest: +SKIP
+    >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
+
+    Returns
+    -------
+    dict of xarray.DataArray
+        ``(y, x)`` with the scene's coordinates and CRS; NaN where every band has no data.
+        For a set of samples, ``(sample, y, x)``.
+    """
+    maps = {}
+    for name, scene in scenes.items():
+        data = ChipDataset(scenes, chips[chips["scene"] == name], label=label)
+        target = np.full(scene[label].shape, np.nan, dtype=np.float32)
+        for index, _, prediction in _predictions(model, data, batch_size):
+            chip = data.chips.iloc[index]
+            plane = target[chip["sample"]] if chip["sample"] >= 0 else target
+            window = plane[
+                chip["y"] : chip["y"] + chip["size"], chip["x"] : chip["x"] + chip["size"]
+            ]
+            window[:] = prediction[: window.shape[0], : window.shape[1]]
+        empty = scene["reflectance"].isnull().all([d for d in ("time", "band") if d in scene.dims])
+        result = scene[label].copy(data=target).where(~empty)
+        result.attrs = {
+            "long_name": "predicted " + label,
+            "units": scene[label].attrs.get("units", ""),
+        }
+        maps[name] = result
+    return maps

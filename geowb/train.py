@@ -1,0 +1,321 @@
+"""Fine-tuning on Lightning: the masked loss, one `fit`, and what it cost."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import pandas as pd
+import psutil
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics import MeanSquaredError
+
+from geowb.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from geowb.chips import ChipDataset
+    from geowb.models.wrapper import PixelModel
+
+__all__ = ["Fit", "fit", "masked_rmse", "seed_everything"]
+
+
+def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Root of the mean square error over the labelled pixels of the whole batch.
+
+    >>> nan = float("nan")
+    >>> masked_rmse(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([4.0, 1.0, nan])).item()
+    3.535533905029297
+
+    Both of the same shape; NaN in `target` is unlabelled. The root is taken once, after masking,
+    as in TerraTorch's regression task. Without any label the loss is zero and so is its gradient.
+    """
+    labelled = torch.isfinite(target)
+    if not labelled.any():
+        return prediction.sum() * 0.0
+    square = (prediction[labelled] - target[labelled]).square().mean()
+    return square.clamp_min(1e-12).sqrt()  # the root has no finite slope at zero
+
+
+class _Regression(L.LightningModule):
+    """One value a pixel, sparse labels."""
+
+    def __init__(self, model: PixelModel, learning_rate: float, weight_decay: float) -> None:
+        super().__init__()
+        self.model = model
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.scores = torch.nn.ModuleDict(
+            {f"{part}_rmse": MeanSquaredError(squared=False) for part in ("train", "val")}
+        )
+        # A frozen encoder is not written into checkpoints; it is in the model already.
+        self.strict_loading = False
+
+    def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
+        prediction, target = self.model(batch["image"])[:, 0], batch["label"]
+        labelled = torch.isfinite(target)
+        if labelled.any():
+            score = self.scores[f"{part}_rmse"]
+            score.update(prediction[labelled].detach(), target[labelled])
+            self.log(f"{part}_rmse", score, on_step=False, on_epoch=True)
+        return masked_rmse(prediction, target)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
+        self._step(batch, "val")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        free = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(free, self.learning_rate, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        frozen = {f"model.{k}" for k, p in self.model.named_parameters() if not p.requires_grad}
+        checkpoint["state_dict"] = {
+            k: v for k, v in checkpoint["state_dict"].items() if k not in frozen
+        }
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_state = checkpoint["random_state"]
+
+    def on_train_start(self) -> None:
+        if hasattr(self, "_random_state"):  # dropout goes on where the checkpoint left it
+            torch.set_rng_state(self._random_state)
+
+
+class _Progress(Callback):
+    """One line that is rewritten each epoch: in a notebook in place, else on standard error."""
+
+    def __init__(self, epochs: int, units: str, shown: bool) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._epochs, self._units, self._shown = epochs, units, shown
+        self._began = time.perf_counter()
+        self._handle: Any = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_rmse")}
+        self.rows.append({"epoch": trainer.current_epoch, **scores})
+        if self._shown:
+            self._show(self._line(trainer.current_epoch + 1, scores))
+
+    def _line(self, epoch: int, scores: dict[str, float]) -> str:
+        seconds = time.perf_counter() - self._began
+        left = seconds / len(self.rows) * (self._epochs - epoch)
+        bar = "#" * round(20 * epoch / self._epochs)
+        train, val = (scores.get(f"{part}_rmse", math.nan) for part in ("train", "val"))
+        return (
+            f"epoch {epoch:>3}/{self._epochs} [{bar:<20}] RMSE train {train:.1f}, "
+            f"validation {val:.1f} {self._units} | {seconds:.0f} s, {left:.0f} s left"
+        )
+
+    def _show(self, line: str) -> None:
+        from IPython import get_ipython
+        from IPython.display import display
+
+        if get_ipython() is None:
+            logging.getLogger("geowb").info(line)
+        elif self._handle is None:
+            self._handle = display({"text/plain": line}, raw=True, display_id=True)
+        else:
+            self._handle.update({"text/plain": line}, raw=True)
+
+
+@dataclass
+class Fit:
+    """A trained model and what its training took.
+
+    ``model`` has the weights of the best epoch and is in eval mode; ``history`` has a row an epoch
+    (epoch, train_rmse, val_rmse); ``peak_memory_mb`` is what training added to the process (on a
+    GPU: allocated on the device), in MB.
+    """
+
+    model: PixelModel
+    history: pd.DataFrame
+    learning_rate: float
+    seconds: float
+    peak_memory_mb: float
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch with the lowest RMSE on the validation split, from 0."""
+        return int(self.history.loc[self.history["val_rmse"].idxmin(), "epoch"])
+
+    @property
+    def val_rmse(self) -> float:
+        """RMSE of the best epoch on the validation split."""
+        return float(self.history["val_rmse"].min())
+
+
+def fit(
+    model: PixelModel,
+    train: ChipDataset,
+    val: ChipDataset,
+    *,
+    epochs: int,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0328325,
+    batch_size: int = 16,
+    patience: int = 0,
+    seed: int = 0,
+    accelerator: str = "auto",
+    precision: str = "32-true",
+    checkpoints: str | Path | None = None,
+    resume: str | Path | None = None,
+    units: str = "",
+    progress: bool = True,
+) -> Fit:
+    """Train on labelled chips; keep the weights of the epoch that is best on `val`.
+
+    >>> result = fit(build("unet"), train, val, epochs=5)  # doctest: +SKIP
+    >>> result.val_rmse, result.seconds, result.peak_memory_mb  # doctest: +SKIP
+
+    AdamW with a one-cycle learning rate; the loss is `masked_rmse`. Chips without a label are left
+    out of `train`.
+
+    Parameters
+    ----------
+    model, train, val
+        From `geowb.models.build` and `geowb.chips`.
+    learning_rate, weight_decay
+        Peak of the cycle; decay as in the public biomass model's configuration.
+    patience
+        Stop after so many epochs without a better validation; 0 trains them all.
+    accelerator
+        ``auto``, ``cpu`` or ``gpu``: the one switch.
+    checkpoints
+        Folder for ``last.ckpt`` and ``best.ckpt``, written each epoch; by default they are thrown
+        away at the end.
+    resume
+        A ``last.ckpt`` to go on from, with the same data, seed and number of epochs.
+
+    Raises
+    ------
+    DataError
+        If a split has no labelled pixel.
+    """
+    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
+        raise RequestError(
+            f"epochs ({epochs}) and batch_size ({batch_size}) must be at least 1 and "
+            f"learning_rate ({learning_rate}) above 0."
+        )
+    if resume is not None and not Path(resume).is_file():
+        raise RequestError(f"There is no checkpoint {resume} to resume from.")
+    for name, part in (("training", train), ("validation", val)):
+        if not part.count_labelled():
+            raise DataError(
+                f"The {name} split has no labelled pixel ({len(part)} chips): "
+                "nothing can be learned from it."
+            )
+    seed_everything(seed)
+    lines = _Progress(epochs, units, progress)
+    with tempfile.TemporaryDirectory() as scratch, _quiet(), _peak_memory(accelerator) as peak:
+        best = ModelCheckpoint(
+            dirpath=checkpoints or scratch,
+            filename="best",
+            monitor="val_rmse",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        stops = [EarlyStopping("val_rmse", patience=patience)] if patience else []
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[best, lines, *stops],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        task = _Regression(model, learning_rate, weight_decay)
+        began = time.perf_counter()
+        trainer.fit(
+            task,
+            _loader(train.labelled_only(), batch_size, seed, shuffle=True),
+            _loader(val, batch_size, seed, shuffle=False),
+            ckpt_path=resume,
+            weights_only=False if resume else None,
+        )
+        seconds = time.perf_counter() - began
+        if best.best_model_path:
+            held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
+            task.load_state_dict(held["state_dict"], strict=False)
+    history = pd.DataFrame(lines.rows, columns=["epoch", "train_rmse", "val_rmse"])
+    return Fit(model.cpu().eval(), history, learning_rate, seconds, peak["mb"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch for training; `seed` is a study's one seed."""
+    L.seed_everything(seed, workers=True, verbose=False)
+
+
+def _loader(data: ChipDataset, batch_size: int, seed: int, *, shuffle: bool) -> DataLoader:
+    # One replica: only for its order, which depends on the seed and the epoch and on nothing else.
+    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
+    own = torch.Generator().manual_seed(seed)  # leave the global random state to the model
+    return DataLoader(data, batch_size=batch_size, sampler=sampler, generator=own)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's greetings and its advice on loader workers out of a notebook."""
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Chips are in memory: worker processes would cost more than they bring.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _peak_memory(accelerator: str, every: float = 0.02) -> Iterator[dict[str, float]]:
+    """Measure the memory that the block adds at its peak, in MB (1e6 bytes)."""
+    peak = {"mb": 0.0}
+    if accelerator != "cpu" and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak["mb"] = torch.cuda.max_memory_allocated() / 1e6
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+    highest, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            highest[0] = max(highest[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        peak["mb"] = (highest[0] - before) / 1e6
