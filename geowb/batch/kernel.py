@@ -1,0 +1,192 @@
+"""A notebook, its parameters and a kernel: execution through papermill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from geowb.errors import RequestError, did_you_mean
+
+__all__ = ["Execution", "check_kernel", "execute", "heading_of"]
+
+_LONGEST_SOCKET = 80  # a unix socket's path has room for about 104 bytes, some of them zmq's
+
+
+def check_kernel(name: str) -> None:
+    """Raise RequestError where Jupyter has no kernel of this name."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    known = KernelSpecManager().find_kernel_specs()
+    if name not in known:
+        raise RequestError(
+            f"There is no Jupyter kernel named '{name}'. {did_you_mean(name, known)}"
+        )
+
+
+def heading_of(cell: Mapping[str, Any], before: str) -> str:
+    """Heading that holds from this cell on: its own last one, or the one before."""
+    found = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", cell["source"], re.MULTILINE)
+    return found[-1] if cell["cell_type"] == "markdown" and found else before
+
+
+class Execution:
+    """Where an execution is: which cell, under which heading. Told to `watch` at each cell."""
+
+    def __init__(self, watch: Callable[[Execution], None] | None = None) -> None:
+        self.index, self.number, self.heading = -1, 0, ""
+        self._watch = watch
+
+    def at(self, cell: Mapping[str, Any], cell_index: int) -> None:
+        """Note that this cell starts (nbclient's ``on_cell_start``)."""
+        self.index, self.heading = cell_index, heading_of(cell, self.heading)
+        if cell["cell_type"] == "code" and cell["source"].strip():
+            self.number += 1
+            if self._watch:
+                self._watch(self)
+
+
+def execute(
+    source: Path,
+    target: Path,
+    values: Mapping[str, Any],
+    *,
+    kernel: str,
+    execution: Execution,
+    timeout: float | None = None,
+) -> dict[str, Any] | None:
+    """Execute a notebook with these parameters and store it.
+
+    Parameters
+    ----------
+    source, target
+        The study, and the file for the executed notebook; papermill writes it
+        after each cell.
+    execution
+        Is kept up to date while cells are executed.
+    timeout
+        Seconds for all cells together.
+
+    Returns
+    -------
+    dict or None
+        What went wrong: number of the cell (as in ``In [7]``), heading, type
+        and message. The stored notebook shows it where it happened.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logger = logging.getLogger("papermill")
+    if not logger.handlers:  # else Python prints the library's warnings to stderr
+        logger.addHandler(logging.NullHandler())
+    deadline = time.monotonic() + timeout if timeout else None
+    failure = None
+    with tempfile.TemporaryDirectory(prefix="geowb-") as scratch:
+        manager = _quiet_manager(Path(scratch))
+        try:
+            papermill.execute_notebook(
+                _literal(source),
+                _literal(target),
+                dict(values),
+                kernel_name=kernel,
+                language="python",
+                progress_bar=False,
+                start_timeout=120,
+                on_cell_start=execution.at,
+                timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
+                kernel_manager_class=manager,
+                store_widget_state=False,
+            )
+        except PapermillExecutionError as error:
+            failure = (error.ename, error.evalue)
+        except CellTimeoutError:
+            failure = ("Timeout", f"the run took longer than {timeout:g} s and was stopped.")
+            _mark(target, execution.index, failure)
+        except DeadKernelError:
+            failure = ("KernelDied", _last_words(manager))
+            _mark(target, execution.index, failure)
+        except RuntimeError as error:  # jupyter_client's, when a kernel does not come up
+            if execution.number:
+                raise
+            message = f"the kernel '{kernel}' did not start ({error}). {_last_words(manager)}"
+            failure = ("KernelDied", message)
+    if failure is None:
+        return None
+    name, message = failure
+    return {
+        "cell": execution.number,
+        "heading": execution.heading,
+        "type": name,
+        "message": message.strip(),
+    }
+
+
+def _literal(path: Path) -> str:
+    """`path` for papermill, which takes it for a template."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _quiet_manager(folder: Path) -> type:
+    """Kernel manager whose kernels write to a log and are reached through private sockets.
+
+    Sockets in a folder of the user's own, instead of TCP ports: no other user
+    can read along, and kernels that start together do not race for a port.
+    """
+    import zmq
+    from jupyter_client.manager import AsyncKernelManager
+
+    class QuietManager(AsyncKernelManager):
+        log = folder / "log"
+        exit_status: int | None = None
+
+        async def start_kernel(self, **options: Any) -> None:
+            if zmq.has("ipc") and os.name == "posix" and len(str(folder)) < _LONGEST_SOCKET:
+                self.transport, self.ip = "ipc", str(folder / "socket")
+            with self.log.open("ab") as stream:
+                await super().start_kernel(stdout=stream, stderr=stream, **options)
+
+        async def is_alive(self) -> bool:
+            if self.has_kernel:
+                type(self).exit_status = await self.provisioner.poll()
+            return await super().is_alive()
+
+    return QuietManager
+
+
+def _last_words(manager: Any) -> str:
+    """Say how a kernel ended, and what it left on standard error."""
+    status, text = manager.exit_status, "it ended"
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        text = f"it was ended by {name}"
+        if name == "SIGKILL":
+            text += ", most often the system's answer to too much memory"
+    elif status is not None:
+        text += f" with exit status {status}"
+    lines = manager.log.read_text("utf-8", "replace").splitlines() if manager.log.is_file() else []
+    words = " / ".join(line.strip() for line in lines[-3:])
+    return f"{text}. Its last words: {words}" if words else f"{text}."
+
+
+def _mark(target: Path, index: int, failure: tuple[str, str]) -> None:
+    """Show in the stored notebook where it stopped; papermill marks all cells as completed."""
+    import nbformat
+
+    notebook = nbformat.read(target, as_version=4)
+    name, message = failure
+    output = nbformat.v4.new_output(
+        "error", ename=name, evalue=message, traceback=[f"{name}: {message}"]
+    )
+    notebook.cells[index].outputs.append(output)
+    for cell in notebook.cells[index:]:
+        cell.metadata.papermill |= {"status": "pending"}
+    notebook.cells[index].metadata.papermill |= {"status": "failed", "exception": True}
+    notebook.metadata.papermill["exception"] = True
+    nbformat.write(notebook, target)

@@ -1,0 +1,57 @@
+"""What a run's record says about the software and the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import geowb
+from geowb.paths import project_dir
+
+__all__ = ["environment"]
+
+_PACKAGES = ("numpy", "scipy", "pandas", "xarray", "rioxarray", "rasterio", "zarr", "dask")
+_PACKAGES += ("torch", "torchvision", "torchgeo", "terratorch", "timm", "lightning")
+_PACKAGES += ("segmentation-models-pytorch", "papermill", "nbclient", "ipykernel")
+
+
+def environment(notebook: Path) -> dict[str, Any]:
+    """Versions, platform, working directory, and which notebook it was.
+
+    >>> environment(Path("notebooks/agb_transfer.ipynb"))["python"]  # doctest: +SKIP
+    '3.11.9'
+    """
+    return {
+        "notebook_sha256": hashlib.sha256(notebook.read_bytes()).hexdigest(),
+        "geowb": geowb.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: v for name in _PACKAGES if (v := _version(name))},
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "cwd": str(Path.cwd()),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that geowb runs from, with ``-dirty`` for changed files."""
+    if not (project_dir() / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=project_dir(), capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
