@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import pandas as pd
-import psutil
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler
@@ -139,13 +138,65 @@ class _Progress(Callback):
             self._handle.update({"text/plain": line}, raw=True)
 
 
+class _PeakMemory(Callback):
+    """Peak memory of training: weights, gradients, optimiser state and activations, in MB.
+
+    On a GPU it is what the allocator reports. On the CPU it is taken from the allocations of the
+    first two steps (the second has the optimiser's state beside it): the process's own size would
+    depend on what ran before.
+    """
+
+    def __init__(self) -> None:
+        self.mb = math.nan
+        self._profile: torch.profiler.profile | None = None
+        self._began = False
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
+        if task.device.type == "cuda" and not self._began:
+            torch.cuda.reset_peak_memory_stats(task.device)
+        elif task.device.type == "cpu" and not self._began:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on stderr
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+            cpu = [torch.profiler.ProfilerActivity.CPU]
+            self._profile = torch.profiler.profile(activities=cpu, profile_memory=True)
+            self._profile.start()
+            self._first = trainer.global_step
+        self._began = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
+        if self._profile is not None and trainer.global_step - self._first >= 2:
+            self._stop(task)
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if task.device.type == "cuda":
+            self.mb = torch.cuda.max_memory_allocated(task.device) / 1e6
+        elif self._profile is not None:
+            self._stop(task)
+
+    def on_exception(self, _: L.Trainer, task: L.LightningModule, __: BaseException) -> None:
+        if self._profile is not None:
+            self._stop(task)
+
+    def _stop(self, task: L.LightningModule) -> None:
+        self._profile.stop()
+        events = self._profile.profiler.kineto_results.events()
+        changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        held = peak = 0
+        for _, change in changes:
+            held += change
+            peak = max(peak, held)
+        self.mb = (peak + sum(t.nbytes for t in task.model.state_dict().values())) / 1e6
+        self._profile = None
+
+
 @dataclass
 class Fit:
     """A trained model and what its training took.
 
     ``model`` has the weights of the best epoch and is in eval mode; ``history`` has a row an epoch
-    (epoch, train_rmse, val_rmse); ``peak_memory_mb`` is what training added to the process (on a
-    GPU: allocated on the device), in MB.
+    (epoch, train_rmse, val_rmse); ``seconds`` is the time of training and validation;
+    ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
+    peak, in MB (1e6 bytes).
     """
 
     model: PixelModel
@@ -226,8 +277,8 @@ def fit(
                 "nothing can be learned from it."
             )
     seed_everything(seed)
-    lines = _Progress(epochs, units, progress)
-    with tempfile.TemporaryDirectory() as scratch, _quiet(), _peak_memory(accelerator) as peak:
+    lines, memory = _Progress(epochs, units, progress), _PeakMemory()
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
         best = ModelCheckpoint(
             dirpath=checkpoints or scratch,
             filename="best",
@@ -241,7 +292,7 @@ def fit(
             accelerator=accelerator,
             devices=1,
             precision=precision,
-            callbacks=[best, lines, *stops],
+            callbacks=[best, lines, memory, *stops],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -261,7 +312,7 @@ def fit(
             held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
             task.load_state_dict(held["state_dict"], strict=False)
     history = pd.DataFrame(lines.rows, columns=["epoch", "train_rmse", "val_rmse"])
-    return Fit(model.cpu().eval(), history, learning_rate, seconds, peak["mb"])
+    return Fit(model.cpu().eval(), history, learning_rate, seconds, memory.mb)
 
 
 def seed_everything(seed: int) -> None:
@@ -288,34 +339,11 @@ def _quiet() -> Iterator[None]:
             # Chips are in memory: worker processes would cost more than they bring.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # A frozen encoder is meant to be in eval mode.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            # Lightning 2.6 against torch 2.15; harmless.
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _peak_memory(accelerator: str, every: float = 0.02) -> Iterator[dict[str, float]]:
-    """Measure the memory that the block adds at its peak, in MB (1e6 bytes)."""
-    peak = {"mb": 0.0}
-    if accelerator != "cpu" and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        yield peak
-        peak["mb"] = torch.cuda.max_memory_allocated() / 1e6
-        return
-    process = psutil.Process()
-    before = process.memory_info().rss
-    highest, done = [before], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(every):
-            highest[0] = max(highest[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-        peak["mb"] = (highest[0] - before) / 1e6
