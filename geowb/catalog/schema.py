@@ -1,0 +1,346 @@
+"""What a catalog may say, as typed models.
+
+The shape is that of hydromt v1 catalogs. Drivers are a closed table, so a
+catalog can neither load a class nor run code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    TypeAdapter,
+    model_validator,
+)
+
+from geowb.errors import did_you_mean
+
+__all__ = ["Entry", "Meta", "expand", "placeholders_in"]
+
+#: Filled from the file names themselves in the templates of the ``chips`` driver.
+FILE_FIELDS = ("split", "class", "sample")
+
+_FIELD = re.compile(r"\{(\w+)(?::0?(\d{1,2})d)?\}")
+_URL = TypeAdapter(HttpUrl)
+
+
+def placeholders_in(value: Any) -> set[str]:
+    """Names in ``{braces}`` anywhere in a string, list or mapping.
+
+    >>> sorted(placeholders_in({"uri": "{region}/{year}.tif"}))
+    ['region', 'year']
+    """
+    if isinstance(value, str):
+        return {name for name, _ in _FIELD.findall(value)}
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return set()
+    return set().union(*map(placeholders_in, value))
+
+
+def expand(value: Any, fields: Mapping[str, str]) -> Any:
+    """Fill ``{name}`` and ``{name:02d}`` in every string of `value`; leave other names.
+
+    >>> expand("{region}_{month:02d}.tif", {"region": "cerrado", "month": "7"})
+    'cerrado_07.tif'
+    """
+    if isinstance(value, str):
+
+        def fill(match: re.Match[str]) -> str:
+            if (text := fields.get(match[1])) is None:
+                return match[0]
+            return text.zfill(int(match[2])) if match[2] else text
+
+        return _FIELD.sub(fill, value)
+    if isinstance(value, Mapping):
+        return {key: expand(item, fields) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [expand(item, fields) for item in value]
+    return value
+
+
+# --- types of single values ---------------------------------------------------------------------
+
+
+def _crs(value: Any) -> Any:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    if value == "none":
+        return value
+    try:
+        CRS.from_user_input(value)
+    except CRSError as error:
+        raise ValueError(
+            f"{value!r} is no CRS that PROJ knows; write an EPSG code such as 32614, or none"
+        ) from error
+    return value
+
+
+def _url(value: str) -> str:
+    _URL.validate_python(value)
+    return value
+
+
+def _inside(value: str) -> str:
+    """Refuse places that are absolute or above the folder they are meant for."""
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value:
+        raise ValueError(f"{value!r} must be a relative path that does not leave its folder")
+    return value
+
+
+def _digest(value: str) -> str:
+    if value == "unknown" or re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})", value):
+        return value
+    raise ValueError(f"{value!r} is no digest; write sha256:<64 hex>, md5:<32 hex> or unknown")
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Crs = Annotated[int | str, AfterValidator(_crs)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Digest = Annotated[str, AfterValidator(_digest)]
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+EnvName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+# --- drivers and their options ------------------------------------------------------------------
+
+
+class Label(_Strict):
+    """One label variable: a raster on the image's grid."""
+
+    uri: str
+    nodata: float | None = None
+    band: int = Field(1, ge=1)
+    #: Names of the classes, from class 0 on; its presence makes the label a class map.
+    classes: tuple[str, ...] | None = None
+    #: ``quantity``: float32 and NaN; ``classes``: int16 and -1; ``bits``: uint8 as stored.
+    kind: Literal["quantity", "classes", "bits"] = "quantity"
+
+
+class WorldOptions(_Strict):
+    """Arguments of ``geowb.world.scene``."""
+
+    region: str = "{region}"
+    size: int = Field(512, ge=16)
+    dates: int = Field(3, ge=1)
+
+
+class RasterOptions(_Strict):
+    """One scene on one grid; a glob in ``uri`` gives one file a date."""
+
+    variable: Literal["reflectance", "fmask"] = "reflectance"
+    bands: tuple[str | None, ...] | None = None
+    frames: int = Field(1, ge=1)
+    dates: tuple[date, ...] | None = None
+    labels: dict[Name, Label] = {}
+
+
+class ChipsOptions(_Strict):
+    """Many images, found by a template with ``{split}``, ``{class}`` and ``{sample}``."""
+
+    images: str
+    bands: tuple[str | None, ...] | None = None
+    frames: int = Field(1, ge=1)
+    labels: dict[Name, Label] = {}
+    #: Published names of the splits -> train, val, test (folders named by ``{split}``).
+    splits: dict[Text, str] = {}
+    #: Split -> text file that lists its samples (first column, extensions allowed).
+    split_files: dict[str, str] = {}
+    #: Read every image at this many pixels a side (images of other sizes are resampled).
+    size: int | None = Field(None, ge=1)
+
+
+class StacOptions(_Strict):
+    """A search in a STAC API, loaded on one grid by odc-stac."""
+
+    url: Url
+    #: Collection -> band name -> asset.
+    collections: dict[str, dict[str, str]]
+    bbox: str
+    datetime: str
+    fmask: str | None = None
+    max_cloud: float | None = Field(None, ge=0, le=100)
+    max_items: int = Field(50, ge=1)
+    resolution: float = Field(30.0, gt=0)
+    sign: Literal["none", "earthdata", "planetary_computer"] = "none"
+    #: Name (never the value) of the environment variable with the access token.
+    token_env: EnvName | None = None
+
+
+class RasterDriver(_Strict):
+    """rioxarray: local files, or the URL of a COG."""
+
+    name: Literal["raster"]
+    options: RasterOptions = RasterOptions()
+
+
+class ChipsDriver(_Strict):
+    """A folder of images with labels."""
+
+    name: Literal["chips"]
+    options: ChipsOptions
+
+
+Reader = Annotated[RasterDriver | ChipsDriver, Field(discriminator="name")]
+
+
+class ArchiveFile(_Strict):
+    """One file to download; ``unpack`` makes ``path`` a folder."""
+
+    url: Url
+    path: Inside
+    digest: Digest
+    unpack: bool = False
+
+
+class ArchiveOptions(_Strict):
+    """Files at fixed addresses; ``then`` says how to read what ``uri`` names."""
+
+    files: tuple[ArchiveFile, ...] = Field(min_length=1)
+    then: Reader | None = None
+
+
+class HubOptions(_Strict):
+    """A data set on the Hugging Face hub, brought to ``path``; ``then`` says how to read it."""
+
+    path: Inside
+    repo_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = "main"
+    allow_patterns: tuple[str, ...] | None = None
+    #: Archive of the repository -> folder beside it that it is unpacked to.
+    unpack: dict[Inside, Inside] = {}
+    token_env: EnvName = "HF_TOKEN"
+    then: Reader | None = None
+
+
+class WorldDriver(_Strict):
+    """The embedded world."""
+
+    name: Literal["world"]
+    options: WorldOptions = WorldOptions()
+
+
+class StacDriver(_Strict):
+    """pystac-client and odc-stac."""
+
+    name: Literal["stac"]
+    options: StacOptions
+
+
+class ArchiveDriver(_Strict):
+    """pooch."""
+
+    name: Literal["archive"]
+    options: ArchiveOptions
+
+
+class HubDriver(_Strict):
+    """huggingface_hub."""
+
+    name: Literal["hub"]
+    options: HubOptions
+
+
+Driver = Annotated[
+    WorldDriver | RasterDriver | ChipsDriver | StacDriver | HubDriver | ArchiveDriver,
+    Field(discriminator="name"),
+]
+
+
+# --- entries ------------------------------------------------------------------------------------
+
+
+class DataAdapter(_Strict):
+    """From the file's names and units to geowb's."""
+
+    #: Variable or band -> name in geowb.
+    rename: dict[str, str] = {}
+    #: Variable -> factor, then variable -> summand.
+    unit_mult: dict[str, float] = {}
+    unit_add: dict[str, float] = {}
+
+
+class Metadata(_Strict):
+    """Where the data comes from and what may be done with it."""
+
+    crs: Crs | None = None
+    nodata: float | None = None
+    category: str | None = None
+    size: str | None = None
+    source_url: Url | None = None
+    source_license: str | None = None
+    source_author: str | None = None
+    source_version: Text | None = None
+    paper_ref: str | None = None
+    paper_doi: str | None = Field(None, pattern=r"^10\.\d{4,}/\S+$")
+    temporal_extent: str | None = None
+    spatial_extent: str | None = None
+    notes: str | None = None
+
+
+class Entry(_Strict):
+    """One source of a catalog."""
+
+    description: str = ""
+    data_type: Literal["RasterDataset", "Files"] = "RasterDataset"
+    uri: str = ""
+    placeholders: dict[Name, tuple[Text, ...] | Literal["any"]] = {}
+    driver: Driver
+    data_adapter: DataAdapter = DataAdapter()
+    metadata: Metadata = Metadata()
+    #: Name of the embedded entry with the same variables.
+    twin: Name | None = None
+    #: Name of the archive entry that brings this entry's files.
+    part_of: Name | None = None
+
+    @model_validator(mode="after")
+    def _placeholders_and_uri(self) -> Entry:
+        used = placeholders_in([self.uri, self.driver.model_dump()]) - set(FILE_FIELDS)
+        declared = set(self.placeholders)
+        if reserved := declared & set(FILE_FIELDS):
+            raise ValueError(f"the name {min(reserved)!r} is kept for file names of chips")
+        if unknown := used - declared:
+            raise ValueError(
+                f"{{{min(unknown)}}} is not among the placeholders. "
+                + did_you_mean(min(unknown), declared)
+            )
+        if unused := declared - used:
+            raise ValueError(f"placeholder {min(unused)!r} is used nowhere in uri and options")
+        if self.driver.name in ("raster", "chips") and not self.uri:
+            raise ValueError(f"driver {self.driver.name!r} needs a uri")
+        if self.driver.name in ("archive", "hub"):
+            _inside(self.uri)
+            if any(values == "any" for values in self.placeholders.values()):
+                raise ValueError("an entry that is downloaded needs its placeholders' values")
+        return self
+
+
+class Meta(_Strict):
+    """The ``meta`` block of a catalog."""
+
+    name: Name = "catalog"
+    version: Text = "0"
+    roots: tuple[str, ...] = ()
+    category: str | None = None

@@ -1,0 +1,399 @@
+"""Sources: entries of a catalog that can be opened."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geowb import paths
+from geowb.catalog.load import load
+from geowb.catalog.schema import Entry, expand
+from geowb.errors import DataError, RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Catalog", "Source", "open_catalog"]
+
+_HASHED = 64 * 2**20  # bytes; larger files go into run.json by size and time
+
+
+def open_catalog(path: str | os.PathLike[str] | None = None) -> Catalog:
+    """Read a catalog file; without `path` the one that comes with geowb.
+
+    >>> "world" in open_catalog()
+    True
+
+    Raises
+    ------
+    CatalogError
+        With every problem of the file: entry, line and what would be right.
+    """
+    return Catalog(Path(path).expanduser() if path else paths.default_catalog())
+
+
+class Catalog(Mapping[str, "Source"]):
+    """A catalog file: a mapping of names to sources."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta, self._entries = load(path)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def __getitem__(self, name: str) -> Source:
+        if name not in self._entries:
+            raise RequestError(
+                f"The catalog {self.path} has no entry '{name}'. "
+                + did_you_mean(name, self._entries)
+            )
+        return Source(name, self._entries[name], self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Catalog({str(self.path)!r}, {len(self)} entries)"
+
+    @property
+    def downloads(self) -> Path:
+        """Folder in the cache that holds what this catalog downloads."""
+        return paths.cache_dir() / "data" / self.meta.name
+
+    def places(self) -> list[Path]:
+        """Folders that relative paths are looked up in, first match wins.
+
+        ``GEOWB_DATA``, then the first of ``meta.roots`` that exists (the
+        catalog's own folder if it names none), then the downloads.
+        """
+        here = self.path.resolve().parent
+        named = [here / Path(root).expanduser() for root in self.meta.roots] or [here]
+        places = [root for root in named if root.is_dir()][:1]
+        if data := os.environ.get("GEOWB_DATA"):
+            places.insert(0, Path(data).expanduser())
+        return [*places, self.downloads]
+
+    def find(self, pattern: str) -> list[Path]:
+        """Files (or folders) that a relative path or glob names, from the first place with any."""
+        path = Path(pattern).expanduser()
+        if path.is_absolute():
+            root, pattern = Path(path.anchor), str(path.relative_to(path.anchor))
+            places = [root]
+        else:
+            places = self.places()
+        for root in places:
+            if not any(c in pattern for c in "*?["):
+                found = [root / pattern] if (root / pattern).exists() else []
+            else:
+                found = sorted(root.glob(pattern))
+            if found:
+                return found
+        return []
+
+    def table(self) -> list[dict[str, str]]:
+        """One row an entry: name, category, licence, size, status, description."""
+        return [
+            {
+                "name": source.name,
+                "category": source.entry.metadata.category or "",
+                "licence": source.entry.metadata.source_license or "unknown",
+                "size": source.entry.metadata.size or "",
+                "status": source.status(),
+                "description": source.entry.description,
+            }
+            for source in self.values()
+        ]
+
+    def check(self) -> list[str]:
+        """Problems of all entries whose data is on this machine, one sentence each."""
+        from geowb.catalog.check import file_problems
+
+        return [
+            problem
+            for source in self.values()
+            if source.status() == "here"
+            for problem in file_problems(source)
+        ]
+
+
+class Source:
+    """One entry of a catalog.
+
+    >>> scene = open_catalog()["world"].open(region="cerrado", seed=0)
+    >>> scene.reflectance.dims
+    ('time', 'band', 'y', 'x')
+    """
+
+    def __init__(self, name: str, entry: Entry, catalog: Catalog) -> None:
+        self.name = name
+        self.entry = entry
+        self.catalog = catalog
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, driver={self.entry.driver.name!r}, {self.status()})"
+
+    # --- selection ---
+
+    def choices(self, placeholder: str) -> list[str]:
+        """Values of a placeholder; empty if the entry has none of that name, or any value goes."""
+        values = self.entry.placeholders.get(placeholder, ())
+        return [] if values == "any" else list(values)
+
+    def selections(self) -> list[dict[str, str]]:
+        """Every combination of the placeholders that have listed values."""
+        names = [name for name in self.entry.placeholders if self.choices(name)]
+        combinations = itertools.product(*(self.choices(name) for name in names))
+        return [dict(zip(names, values, strict=True)) for values in combinations]
+
+    def fields(self, selection: Mapping[str, object]) -> dict[str, str]:
+        """Check and complete `selection`: a placeholder left out takes its first value."""
+        known = self.entry.placeholders
+        for name, value in selection.items():
+            if name not in known:
+                raise RequestError(
+                    f"Entry '{self.name}' has no placeholder '{name}'. {did_you_mean(name, known)}"
+                )
+            if known[name] != "any" and str(value) not in known[name]:
+                raise RequestError(
+                    f"Entry '{self.name}' has no {name} '{value}'. "
+                    + did_you_mean(str(value), known[name])
+                )
+        fields = {name: str(selection[name]) for name in selection}
+        for name, values in known.items():
+            if name in fields:
+                continue
+            if values == "any":
+                raise RequestError(
+                    f"Entry '{self.name}' needs a value for '{name}': open({name}=...)."
+                )
+            fields[name] = values[0]
+        return fields
+
+    def reader(self, fields: Mapping[str, str]) -> tuple[Any, str]:
+        """Driver that reads this entry, and its ``uri``, with the placeholders filled."""
+        driver = self.entry.driver
+        if driver.name in ("archive", "hub"):
+            driver = driver.options.then
+        if driver is None:
+            return None, expand(self.entry.uri, fields)
+        options = type(driver.options).model_validate(
+            expand(driver.options.model_dump(exclude_unset=True), fields)
+        )
+        return driver.model_copy(update={"options": options}), expand(self.entry.uri, fields)
+
+    # --- where the data is ---
+
+    @property
+    def is_url(self) -> bool:
+        """Whether the entry is read over the network without a download."""
+        return self.entry.uri.startswith(("http://", "https://"))
+
+    def files(self, fields: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """Paths or URLs that this selection reads, and what of it is not on this machine."""
+        driver, uri = self.reader(fields)
+        if driver is None:
+            wanted = [file.path for file in getattr(self.entry.driver.options, "files", ())]
+            wanted = wanted or [self.entry.driver.options.path]
+        else:
+            wanted = [uri]
+            if driver.name == "raster":
+                wanted += [label.uri for label in driver.options.labels.values()]
+        found, absent = [], []
+        for pattern in wanted:
+            if pattern.startswith(("http://", "https://")):
+                found.append(pattern)
+            elif matches := self.catalog.find(pattern):
+                found += map(str, matches)
+            else:
+                absent.append(pattern)
+        return found, absent
+
+    def status(self) -> str:
+        """Say where the data is: "embedded", "here", "remote" or "missing"."""
+        name = self.entry.driver.name
+        if name == "world":
+            return "embedded"
+        if name == "stac" or self.is_url:
+            return "remote"
+        if not any(self.files(fields)[1] for fields in self.selections()):
+            return "here"
+        return "remote" if name in ("archive", "hub") or self.entry.part_of else "missing"
+
+    def how_to_get(self) -> str:
+        """Say how data that is not here can be had, in a sentence."""
+        twin = f" The embedded twin is '{self.entry.twin}'." if self.entry.twin else ""
+        size = f" ({self.entry.metadata.size})" if self.entry.metadata.size else ""
+        if self.status() == "remote":
+            return f"Run: geowb catalog get {self.name}{size}.{twin}"
+        return f"Put the files there, or set GEOWB_DATA to the folder that has them.{twin}"
+
+    def get(self, *, progress: bool = True) -> Path:
+        """Download what is not here yet, and say where it lies.
+
+        Raises
+        ------
+        RequestError
+            If there is nothing that could be downloaded.
+        DownloadError, ChecksumError
+            If the download failed; nothing is left under the final names.
+        """
+        from geowb.catalog import fetch
+
+        driver, status = self.entry.driver, self.status()
+        if status in ("embedded", "missing") or driver.name == "stac" or self.is_url:
+            reason = {
+                "embedded": "geowb makes it itself",
+                "remote": "it is read over the network when it is opened",
+                "missing": f"the entry names no download. {self.how_to_get()}",
+            }[status]
+            raise RequestError(f"Nothing to download for entry '{self.name}': {reason}")
+        if status == "remote":
+            target = self.catalog.downloads
+            if driver.name == "hub":
+                fetch.hub(driver.options, target, twin=self.entry.twin, progress=progress)
+            else:
+                bringer = self.catalog[self.entry.part_of] if self.entry.part_of else self
+                wanted = [f for f in bringer.entry.driver.options.files if self._needs(f.path)]
+                absent = [file for file in wanted if not self.catalog.find(file.path)]
+                fetch.archive(absent, target, twin=self.entry.twin, progress=progress)
+        found, absent = self.files(self.selections()[0])
+        if absent:
+            raise DataError(f"Entry '{self.name}' was downloaded, but brought no '{absent[0]}'.")
+        first = Path(found[0])
+        return first if len(found) == 1 else Path(os.path.commonpath(found))
+
+    def _needs(self, path: str) -> bool:
+        """Whether a file of the archive is in this entry's own top folder."""
+        if not self.entry.part_of:
+            return True
+        return path.partition("/")[0] == self.entry.uri.partition("/")[0]
+
+    # --- opening ---
+
+    def open(self, *, seed: int | None = None, **selection: object) -> xr.Dataset:
+        """Open one lazy scene, or one lazy set of chips.
+
+        Parameters
+        ----------
+        seed
+            Chooses which world is simulated (0 if None); archives ignore it.
+        **selection
+            Values of the entry's placeholders; one left out takes its first value.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``reflectance`` (time, band, y, x) or (sample, band, y, x), float32,
+            reflectance x 10,000, NaN where there is no data; labels on the same grid.
+
+        Raises
+        ------
+        RequestError
+            For a placeholder or a value that the entry does not have.
+        DataError
+            If the data is not here, or is not what the entry says.
+        """
+        from geowb.catalog import read
+
+        fields = self.fields(selection)
+        driver, uri = self.reader(fields)
+        if driver is None:
+            raise DataError(
+                f"Entry '{self.name}' is a set of files, not a scene: "
+                f"catalog['{self.name}'].get() gives their folder."
+            )
+        if driver.name == "world":
+            scene = read.world(driver.options, seed=seed or 0)
+        elif driver.name == "stac":
+            from geowb.catalog import stac
+
+            scene = stac.load(driver.options, self.entry.metadata, twin=self.entry.twin)
+        else:
+            _, absent = self.files(fields)
+            if absent:
+                looked = ", ".join(map(str, self.catalog.places()))
+                raise DataError(
+                    f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
+                    + self.how_to_get()
+                )
+            opener = read.raster if driver.name == "raster" else read.chips
+            scene = opener(self, driver.options, uri)
+        scene = read.adapt(scene, self.entry.data_adapter)
+        scene.attrs.update(entry=self.name, **{f"select_{k}": v for k, v in fields.items()})
+        for key in ("source_license", "source_url"):
+            if value := getattr(self.entry.metadata, key):
+                scene.attrs[key] = value
+        return scene
+
+    def open_each(
+        self, placeholder: str, values: Sequence[str] = (), *, seed: int | None = None
+    ) -> dict[str, xr.Dataset]:
+        """Open one scene for each value of a placeholder (all of them when `values` is empty).
+
+        >>> list(open_catalog()["world"].open_each("region", ["cerrado"]))
+        ['cerrado']
+
+        An entry without that placeholder gives ``{source.name: scene}``.
+        """
+        if placeholder not in self.entry.placeholders and not values:
+            return {self.name: self.open(seed=seed)}
+        wanted = [str(value) for value in values] or self.choices(placeholder)
+        return {value: self.open(seed=seed, **{placeholder: value}) for value in wanted}
+
+    # --- telling about it ---
+
+    def describe(self) -> str:
+        """Everything the catalog knows of this entry, as text."""
+        meta = self.entry.metadata.model_dump(exclude_none=True)
+        lines = [f"{self.name}: {self.entry.description}", f"  driver: {self.entry.driver.name}"]
+        lines.append(f"  status: {self.status()}")
+        for name, values in self.entry.placeholders.items():
+            lines.append(f"  {name}: {values if values == 'any' else ', '.join(values)}")
+        lines += [f"  {key}: {value}" for key, value in meta.items()]
+        if self.entry.twin:
+            lines.append(f"  twin: {self.entry.twin}")
+        if self.status() in ("remote", "missing"):
+            lines.append(f"  to get it: {self.how_to_get()}")
+        return "\n".join(lines)
+
+    def provenance(self, **selection: object) -> dict[str, Any]:
+        """Record what was read: the world's version, or digests of catalog and files."""
+        record: dict[str, Any] = {"entry": self.name, "driver": self.entry.driver.name}
+        if self.entry.driver.name == "world":
+            import geowb.world
+
+            return record | {"world_version": geowb.world.VERSION}
+        record["catalog_sha256"] = self.catalog.sha256
+        if self.entry.driver.name == "stac":
+            return record | {"files": {}}
+        chosen = [self.fields(selection)] if selection else self.selections()
+        found = {path for fields in chosen for path in self.files(fields)[0]}
+        return record | {"files": {path: _fingerprint(path) for path in sorted(found)}}
+
+
+def _fingerprint(path: str) -> dict[str, Any]:
+    """SHA-256 of a small file, size and time of a large one, a digest of a folder's listing."""
+    place = Path(path)
+    if place.is_dir():
+        listing = sorted(
+            f"{file.relative_to(place).as_posix()} {file.stat().st_size}"
+            for file in place.rglob("*")
+            if file.is_file()
+        )
+        digest = hashlib.sha256("\n".join(listing).encode()).hexdigest()
+        return {"files": len(listing), "listing_sha256": digest}
+    if not place.is_file():
+        return {"url": path}
+    stat = place.stat()
+    if stat.st_size > _HASHED:
+        return {"bytes": stat.st_size, "mtime": stat.st_mtime}
+    return {"sha256": hashlib.sha256(place.read_bytes()).hexdigest()}
