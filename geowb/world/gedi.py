@@ -1,0 +1,94 @@
+"""GEDI shots: sparse biomass labels along ground tracks.
+
+Geometry and errors follow the GEDI mission (Dubayah et al. 2020) and the L4A product (Kellner et
+al. 2023): eight tracks 600 m apart, footprints of 25 m every 60 m, horizontal errors of about 10 m.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geowb.world.fields import PIXEL, Array, Grid, Streams
+from geowb.world.regions import Region
+
+__all__ = ["ACROSS", "ALONG", "GEOLOCATION", "overpass", "shots"]
+
+#: Distance of footprints along a track and of tracks from each other, in metres.
+ALONG, ACROSS = 60.0, 600.0
+#: Horizontal geolocation error (one standard deviation along each axis), in metres.
+GEOLOCATION = 7.0
+
+
+def overpass(
+    rng: np.random.Generator, side: float, latitude: float
+) -> tuple[Array, Array, Array, Array]:
+    """Footprints of one overpass of a square scene of `side` metres.
+
+    Returns rows: east and south of the scene's north-west corner (m), track 0-7 and number along
+    the track. The orbit's inclination of 51.6 degrees sets the heading.
+    """
+    heading = np.arcsin(np.cos(np.radians(51.6)) / np.cos(np.radians(latitude)))
+    if rng.uniform() < 0.5:
+        heading = np.pi - heading  # a descending pass
+    east, north = np.sin(heading), np.cos(heading)
+    reach = 0.75 * side + 4_000.0
+    number = np.arange(-int(reach / ALONG), int(reach / ALONG) + 1)
+    track = np.arange(8)
+    offset = rng.uniform(-0.5, 0.5) * (side + 7 * ACROSS)
+    start = rng.uniform(0.0, ALONG, 8)
+    along = number[None, :] * ALONG + start[:, None]
+    across = np.broadcast_to(((track - 3.5) * ACROSS + offset)[:, None], along.shape)
+    x = 0.5 * side + along * east + across * north
+    y = 0.5 * side - along * north + across * east
+    inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+    tracks, numbers = np.broadcast_arrays(track[:, None], number[None, :])
+    return x[inside], y[inside], tracks[inside], numbers[inside]
+
+
+def shots(
+    streams: Streams, grid: Grid, region: Region, biomass: Array, fraction: float, latitude: float
+) -> tuple[Array, Array]:
+    """Measured biomass and its standard error on the grid (Mg/ha), NaN between shots.
+
+    Overpasses are added until `fraction` of the pixels is reached. An overpass loses stretches
+    of its tracks to clouds, single shots to poor waveforms (more on the four weaker coverage
+    beams), and all shots over water. A shot sees the biomass where it fell, which is not quite
+    where it is written down, and its error is normal in the square root of biomass.
+    """
+    size = grid.size
+    wanted = round(fraction * size * size)
+    agb = np.full((size, size), np.nan)
+    se = np.full((size, size), np.nan)
+    done = 0
+    for number in range(400):
+        if done >= wanted:
+            break
+        rng = streams.rng("gedi", number)
+        x, y, track, along = overpass(rng, size * PIXEL, latitude)
+        # Drawn for all shots first, so that what one shot meets moves no other.
+        jitter = rng.standard_normal((2, x.size)) * GEOLOCATION
+        error = rng.standard_normal(x.size) * region.shot_error
+        fail = rng.uniform(size=x.size) < np.where(track < 4, 0.35, 0.12)
+        cloudy = _clouded(rng, along)
+        col, row = (x / PIXEL).astype(int), (y / PIXEL).astype(int)
+        seen_col = np.clip(((x + jitter[0]) / PIXEL).astype(int), 0, size - 1)
+        seen_row = np.clip(((y + jitter[1]) / PIXEL).astype(int), 0, size - 1)
+        truth = biomass[seen_row, seen_col]
+        keep = ~fail & ~cloudy & (truth > 0.0) & np.isnan(agb[row, col])
+        # One overpass gives at most two thirds of the shots; the rest is thinned at random.
+        keep = rng.permutation(np.flatnonzero(keep))[: min(wanted - done, -(-2 * wanted // 3))]
+        row, col, truth = row[keep], col[keep], truth[keep]
+        root = np.maximum(np.sqrt(truth) + error[keep], 0.3)
+        agb[row, col] = root * root
+        se[row, col] = 2.0 * root * region.shot_error
+        done = int(np.isfinite(agb).sum())
+    return agb, se
+
+
+def _clouded(rng: np.random.Generator, along: Array) -> Array:
+    """Shots under cloud: stretches of a few kilometres that take in all tracks."""
+    lost = np.zeros(along.shape, bool)
+    for _ in range(int(rng.poisson(2.0))):
+        centre, half = rng.uniform(-300, 300), rng.uniform(5, 60)
+        lost |= np.abs(along - centre) < half
+    return lost
