@@ -143,13 +143,13 @@ def _quiet_manager(folder: Path) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class QuietManager(AsyncKernelManager):
-        log = folder / "log"
+        log_file = folder / "log"
         exit_status: int | None = None
 
         async def start_kernel(self, **options: Any) -> None:
             if zmq.has("ipc") and os.name == "posix" and len(str(folder)) < _LONGEST_SOCKET:
                 self.transport, self.ip = "ipc", str(folder / "socket")
-            with self.log.open("ab") as stream:
+            with self.log_file.open("ab") as stream:
                 await super().start_kernel(stdout=stream, stderr=stream, **options)
 
         async def is_alive(self) -> bool:
@@ -170,7 +170,11 @@ def _last_words(manager: Any) -> str:
             text += ", most often the system's answer to too much memory"
     elif status is not None:
         text += f" with exit status {status}"
-    lines = manager.log.read_text("utf-8", "replace").splitlines() if manager.log.is_file() else []
+    lines = (
+        manager.log_file.read_text("utf-8", "replace").splitlines()
+        if manager.log_file.is_file()
+        else []
+    )
     words = " / ".join(line.strip() for line in lines[-3:])
     return f"{text}. Its last words: {words}" if words else f"{text}."
 
