@@ -149,19 +149,16 @@ class _PeakMemory(Callback):
     def __init__(self) -> None:
         self.mb = math.nan
         self._profile: torch.profiler.profile | None = None
-        self._began = False
 
-    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
-        if task.device.type == "cuda" and not self._began:
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if task.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(task.device)
-        elif task.device.type == "cpu" and not self._began:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on stderr
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-            cpu = [torch.profiler.ProfilerActivity.CPU]
-            self._profile = torch.profiler.profile(activities=cpu, profile_memory=True)
-            self._profile.start()
-            self._first = trainer.global_step
-        self._began = True
+            return
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on standard error
+        cpu = [torch.profiler.ProfilerActivity.CPU]
+        self._profile = torch.profiler.profile(activities=cpu, profile_memory=True)
+        self._profile.start()
+        self._first = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
         if self._profile is not None and trainer.global_step - self._first >= 2:
