@@ -90,19 +90,18 @@ def load_study(study: str | Path, folder: str | Path | None = None) -> Study:
     if text.endswith(".ipynb"):
         path = Path(text).expanduser()
         if not path.is_file():
-            raise RequestError(
-                f"There is no notebook at {text}. `geowb studies` lists the studies."
-            )
+            raise RequestError(f"There is no notebook at {text}.")
         return _study(path, _read(path))
     path = _folder(folder) / f"{text}.ipynb"
     if Path(text).name == text and path.is_file():
         notebook = _read(path)
         if "study" in _block(notebook):
             return _study(path, notebook)
-    near = did_you_mean(text, find_studies(folder))
-    raise RequestError(
-        f"There is no study '{text}'. {near} Give a study's name or the path of a notebook."
-    )
+    if Path(f"{text}.ipynb").is_file():
+        near = f"Did you mean the notebook {text}.ipynb?"
+    else:
+        near = did_you_mean(text, find_studies(folder))
+    raise RequestError(f"There is no study '{text}'. {near} `geowb studies` lists them.")
 
 
 def read_parameters(

@@ -1,0 +1,324 @@
+"""What a person types: ``geowb studies``, ``geowb run``, ``geowb catalog``, ``geowb doctor``, ...
+
+Nothing heavy is imported here: ``geowb --help`` has to answer at once.
+Results go to standard output, progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import geowb
+from geowb.errors import GeowbError, RequestError
+
+__all__ = ["app", "main"]
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(help="A workbench for geospatial foundation models.", **_SETTINGS)
+catalog_app = typer.Typer(help="Data sets: what there is, where it comes from.", **_SETTINGS)
+app.add_typer(catalog_app, name="catalog")
+
+CatalogFile = Annotated[
+    str, typer.Option("--catalog", metavar="FILE", help="Another data_catalog.yaml.")
+]
+
+
+def main() -> None:
+    """Entry point: turn errors into a paragraph and an exit status."""
+    debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app([word for word in sys.argv[1:] if word != "--debug"])
+    except GeowbError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_status)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`geowb studies | head`): nothing to say, nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the last stop before a person
+        if debug:
+            raise
+        told = " ".join(str(error).split())
+        _fail(
+            f"This is a defect in geowb: {type(error).__name__}: {told} "
+            "Please report it with what the same command prints with --debug.",
+            1,
+        )
+
+
+def _terminated(number: int, _: object) -> None:
+    # A batch system's request to stop: clean up as after Ctrl-C.
+    sys.exit(128 + number)
+
+
+def _fail(message: str, status: int) -> None:
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
+    print(message, file=sys.stderr)  # noqa: T201
+    sys.exit(status)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"geowb {geowb.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def studies(
+    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="Name or .ipynb file.")] = "",
+) -> None:
+    """List the studies, or the parameters and profiles of one.
+
+    Example: geowb studies agb_transfer
+    """
+    from geowb.batch.studies import find_studies
+
+    if study:
+        _show_study(study)
+        return
+    rows = [(s.name, s.title, s.paper, s.summary) for s in find_studies().values()]
+    if not rows:
+        typer.echo("There are no studies here.", err=True)
+        return
+    _table(("study", "title", "paper", "summary"), rows)
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="Name of a study, or an .ipynb file.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable."
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Named set of values: teaching, full, paper.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run directories.")] = Path(
+        "runs"
+    ),
+    kernel: Annotated[str, typer.Option(help="Jupyter kernel.")] = "python3",
+    timeout: Annotated[float | None, typer.Option(help="Seconds the run may take.", min=1)] = None,
+    help_parameters: Annotated[
+        bool, typer.Option("--help-parameters", help="Show the study's parameters and stop.")
+    ] = False,
+) -> None:
+    """Run a study; the last line printed is its run directory.
+
+    Example: geowb run agb_transfer --profile teaching -p epochs=3
+    """
+    if help_parameters:
+        _show_study(study)
+        return
+    from geowb import batch
+
+    values = _assignments(parameter or ())
+    try:
+        result = batch.run(study, values, profile=profile, out=out, kernel=kernel, timeout=timeout)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the kernel was ended and the unfinished run removed.", err=True)
+        raise typer.Exit(130) from None
+    for warning in result.warnings:
+        typer.echo(warning, err=True)
+    rows = [
+        (name, "n/a" if m["value"] is None else f"{m['value']:.6g}", m["unit"])
+        for name, m in result.metrics.items()
+    ]
+    if rows:
+        _table(("metric", "value", "unit"), rows, err=True)
+    typer.echo(result.path)
+
+
+def _assignments(words: Iterable[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise RequestError(f"'-p {word}' is not NAME=VALUE, as in -p epochs=3.")
+        if name in values:
+            raise RequestError(f"The parameter '{name}' is given twice.")
+        values[name] = value
+    return values
+
+
+def _show_study(name: str) -> None:
+    from geowb.batch import as_text, load_study
+
+    study = load_study(name)
+    typer.echo(f"{study.title}\n{study.summary}".strip())
+    if study.paper:
+        typer.echo(f"Paper: https://arxiv.org/abs/{study.paper}")
+    typer.echo(f"Notebook: {study.path}\n")
+    rows = []
+    for p in study.parameters.values():
+        if p.rules.get("role") != "run_dir":
+            limits = [f"{k} {p.rules[k]}" for k in ("min", "max") if k in p.rules]
+            limits += [" | ".join(map(str, p.rules.get("choices", [])))]
+            rows.append(
+                (p.name, p.type, as_text(p.default), p.help, ", ".join(filter(None, limits)))
+            )
+    _table(("parameter", "type", "default", "what it is", "allowed"), rows)
+    if study.profiles:
+        typer.echo()
+        shown = (
+            (profile, ", ".join(f"{k}={as_text(v)}" for k, v in values.items()) or "the defaults")
+            for profile, values in study.profiles.items()
+        )
+        _table(("profile", "sets"), shown)
+    for problem in study.problems:
+        typer.echo(problem, err=True)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(stderr=err, highlight=False)
+    if not console.is_terminal:  # for a pipe or a file: one line a row
+        console = Console(stderr=err, highlight=False, width=10_000)
+    console.print(table)
+
+
+@catalog_app.command("list")
+def catalog_list(catalog: CatalogFile = "") -> None:
+    """List the data sets and whether they are here.
+
+    Example: geowb catalog list
+    """
+    rows = geowb.open_catalog(catalog or None).table()
+    _table(list(rows[0]) if rows else ["name"], [list(row.values()) for row in rows])
+
+
+@catalog_app.command("show")
+def catalog_show(
+    name: Annotated[str, typer.Argument(help="Name of an entry.")], catalog: CatalogFile = ""
+) -> None:
+    """Show one data set: variables, licence, source, where it lies.
+
+    Example: geowb catalog show world
+    """
+    typer.echo(geowb.open_catalog(catalog or None)[name].describe())
+
+
+@catalog_app.command("check")
+def catalog_check(catalog: CatalogFile = "") -> None:
+    """Check the catalog and all data that are here.
+
+    Example: geowb catalog check --catalog my_catalog.yaml
+    """
+    problems = geowb.open_catalog(catalog or None).check()
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("The catalog is in order.")
+
+
+@catalog_app.command("get")
+def catalog_get(
+    name: Annotated[str, typer.Argument(help="Name of an entry.")], catalog: CatalogFile = ""
+) -> None:
+    """Download a data set; the last line printed is where it lies.
+
+    Example: geowb catalog get test_chips
+    """
+    typer.echo(geowb.open_catalog(catalog or None)[name].get(progress=True))
+
+
+@app.command()
+def doctor() -> None:
+    """Say in plain words what is wrong with this environment.
+
+    Example: geowb doctor
+    """
+    from geowb.doctor import examine
+
+    results = examine()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for result in results:
+        text = f"{result.level:<8} {result.sentence} {result.next_step}".rstrip()
+        typer.echo(
+            textwrap.fill(
+                text,
+                width,
+                subsequent_indent=" " * 9,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    if any(result.level == "problem" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(help="Port; the next free one is taken.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Open JupyterLab on the studies, for this machine only.
+
+    Example: geowb lab --no-browser
+    """
+    import json
+    import subprocess
+    import tempfile
+    from importlib.util import find_spec
+
+    from geowb.paths import notebooks_dir
+
+    if find_spec("jupyterlab") is None:
+        raise RequestError(
+            "JupyterLab is not installed. Install it with: pip install 'geowb[widgets]'"
+        )
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}"]
+    command += [f"--ServerApp.root_dir={notebooks_dir()}"]
+    command += [] if browser else ["--no-browser"]
+    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with tempfile.TemporaryDirectory(prefix="geowb-lab-") as folder:
+        # No question about news over the page: a class should see the notebook.
+        page = Path(folder) / "labconfig" / "page_config.json"
+        page.parent.mkdir()
+        off = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+        page.write_text(json.dumps(off), encoding="utf-8")
+        paths = os.pathsep.join(filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), folder]))
+        done = subprocess.run(command, env=os.environ | {"JUPYTER_CONFIG_PATH": paths}, check=False)
+    raise typer.Exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
