@@ -95,8 +95,9 @@ def split_by_place(
     >>> table = split_by_place(cut(scenes), seed=0)  # doctest: +SKIP
     >>> table.groupby("split").labelled.sum()  # doctest: +SKIP
 
-    In each scene the blocks are drawn at random, and blocks with labels are dealt out before blocks
-    without, so that each split gets its share of both. A published ``split`` column is kept.
+    In each scene the blocks come in random order, and each goes to the split that lacks most of
+    its share of the labels; blocks without a label are dealt out in the same way by their number. A
+    published ``split`` column is kept.
 
     Raises
     ------
@@ -111,36 +112,33 @@ def split_by_place(
         return chips
     chips = chips.copy()
     side = chips["size"] * block
-    chips["block"] = [
-        f"{sample}/{y}/{x}"
-        for sample, y, x in zip(
-            chips["sample"], chips["y"] // side, chips["x"] // side, strict=True
-        )
-    ]
+    places = zip(chips["sample"], chips["y"] // side, chips["x"] // side, strict=True)
+    chips["block"] = [f"{sample}/{y}/{x}" for sample, y, x in places]
     rng = np.random.default_rng(seed)
     for name, part in chips.groupby("scene", sort=True):
         blocks = part.groupby("block", sort=True)["labelled"].sum()
-        filled, empty = blocks.index[blocks > 0], blocks.index[blocks == 0]
+        filled, empty = blocks[blocks > 0], blocks[blocks == 0]
         if len(filled) < len(SPLITS):
             raise DataError(
                 f"The scene '{name}' has labels in {len(filled)} blocks of {int(side.iloc[0])} "
                 f"pixels; three splits need at least three. Use smaller chips or blocks."
             )
-        dealt = {**_deal(filled, fractions, rng, least=1), **_deal(empty, fractions, rng)}
+        dealt = {**_deal(filled, fractions, rng), **_deal(empty + 1, fractions, rng)}
         chips.loc[part.index, "split"] = part["block"].map(dealt)
     return chips
 
 
-def _deal(
-    blocks: pd.Index, fractions: Sequence[float], rng: np.random.Generator, least: int = 0
-) -> dict[str, str]:
-    """Shuffle blocks; cut them into three runs of the given shares, each at least `least` long."""
-    order = rng.permutation(np.asarray(blocks, dtype=object))
-    shares = np.cumsum(fractions) / np.sum(fractions)
-    first = int(np.clip(round(shares[0] * len(order)), least, max(len(order) - 2 * least, 0)))
-    second = int(np.clip(round(shares[1] * len(order)), first + least, len(order) - least))
-    runs = (order[:first], order[first:second], order[second:])
-    return {place: split for split, run in zip(SPLITS, runs, strict=True) for place in run}
+def _deal(blocks: pd.Series, fractions: Sequence[float], rng: np.random.Generator) -> dict:
+    """Deal out blocks in random order, each to the split that lacks most of its share of labels."""
+    lacking = np.asarray(fractions) / np.sum(fractions) * blocks.sum()
+    dealt = {}
+    for i, at in enumerate(rng.permutation(len(blocks))):
+        # The first three go to different splits, so that none stays empty.
+        taken = {SPLITS.index(split) for split in dealt.values()} if i < len(SPLITS) else set()
+        split = max((k for k in range(len(SPLITS)) if k not in taken), key=lambda k: lacking[k])
+        lacking[split] -= blocks.iloc[at]
+        dealt[blocks.index[at]] = SPLITS[split]
+    return dealt
 
 
 class ChipDataset:

@@ -1,0 +1,230 @@
+"""Static pictures of scenes and results: HoloViews elements on matplotlib.
+
+Each function returns a HoloViews element; `show` stores it as a PNG, in the notebook and in the run
+directory, so that an executed notebook reads well without a kernel and without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geowb.errors import DataError
+
+if TYPE_CHECKING:
+    import holoviews as hv
+    import xarray as xr
+    from IPython.display import Image
+
+__all__ = ["bars", "curves", "layout", "raster", "rgb", "scatter", "show"]
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def _holoviews() -> Any:
+    import holoviews as hv
+    import holoviews.plotting.mpl  # registers the backend; hv.extension would write to the page
+
+    hv.Store.set_current_backend("matplotlib")
+    return hv
+
+
+def _bounds_km(grid: xr.Dataset | xr.DataArray) -> tuple[float, float, float, float]:
+    """Left, bottom, right, top; from the scene's own corner, so that the axes are short."""
+    half_x = abs(float(grid.x[1] - grid.x[0])) / 2 if grid.sizes["x"] > 1 else 15.0
+    half_y = abs(float(grid.y[1] - grid.y[0])) / 2 if grid.sizes["y"] > 1 else 15.0
+    width = float(grid.x.max() - grid.x.min()) + 2 * half_x
+    height = float(grid.y.max() - grid.y.min()) + 2 * half_y
+    return 0.0, 0.0, width / 1000, height / 1000
+
+
+def _axes(title: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "xlabel": "east (km)",
+        "ylabel": "north (km)",
+        "xticks": 4,
+        "yticks": 4,
+        "aspect": "equal",
+        "fontsize": {"title": 9, "labels": 8, "ticks": 7},
+    }
+
+
+def rgb(
+    scene: xr.Dataset,
+    bands: Sequence[str] = ("SWIR_1", "NIR_NARROW", "RED"),
+    *,
+    time: int = 0,
+    title: str = "",
+) -> hv.RGB:
+    """Show three bands of one date, each stretched between its 2nd and 98th percentile.
+
+    >>> rgb(scene, ("RED", "GREEN", "BLUE"), title="Cerrado")  # doctest: +SKIP
+
+    The axes are kilometres from the scene's lower left corner. No data is white.
+    """
+    hv = _holoviews()
+    planes = scene["reflectance"]
+    missing = [b for b in bands if b not in planes["band"].values]
+    if missing:
+        raise DataError(f"The scene has no band '{missing[0]}': {', '.join(planes.band.values)}.")
+    dim = "time" if "time" in planes.dims else "sample"
+    values = planes.isel({dim: time}).sel(band=list(bands)).transpose("y", "x", "band").values
+    low, high = (
+        np.nanpercentile(values, [2, 98], axis=(0, 1)) if np.isfinite(values).any() else (0, 1)
+    )
+    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
+    picture = (255 * np.nan_to_num(scaled, nan=1.0)).astype(np.uint8)
+    return hv.RGB(picture, bounds=_bounds_km(scene)).opts(**_axes(title))
+
+
+def raster(
+    values: xr.DataArray,
+    *,
+    title: str = "",
+    units: str | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "viridis",
+) -> hv.Image:
+    """Show a quantity on its grid with a colour bar that carries its unit.
+
+    >>> raster(scene.agb_dense, title="truth", limits=(0, 300))  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    low, high = limits or tuple(np.nanpercentile(values.values, [1, 99]))
+    unit = values.attrs.get("units", "") if units is None else units
+    element = hv.Image(values.values, bounds=_bounds_km(values), vdims=["value"])
+    return element.opts(
+        **_axes(title), cmap=cmap, clim=(float(low), float(high)), colorbar=True, clabel=unit
+    )
+
+
+def shots(labels: xr.DataArray, *, title: str = "", limits: tuple[float, float]) -> hv.Points:
+    """Show sparse labels as points, coloured by value.
+
+    >>> shots(scene.agb, title="GEDI shots", limits=(0, 300))  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    left, bottom, right, top = _bounds_km(labels)
+    rows, cols = np.nonzero(np.isfinite(labels.values))
+    height, width = labels.shape
+    table = {
+        "east": (cols + 0.5) / width * right,
+        "north": top - (rows + 0.5) / height * top,
+        "value": labels.values[rows, cols],
+    }
+    points = hv.Points(table, ["east", "north"], ["value"])
+    return points.opts(
+        **_axes(title),
+        color="value",
+        cmap="viridis",
+        clim=limits,
+        colorbar=True,
+        clabel=labels.attrs.get("units", ""),
+        s=4,
+        xlim=(left, right),
+        ylim=(bottom, top),
+    )
+
+
+def scatter(pixels: pd.DataFrame, *, title: str = "", units: str = "Mg/ha") -> hv.Overlay:
+    """Draw predicted against observed, a colour a scene, with the 1:1 line.
+
+    >>> scatter(at_labels(model, test), title="U-Net")  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    top = (
+        float(np.nanmax(pixels[["observed", "predicted"]].to_numpy())) * 1.05 if len(pixels) else 1
+    )
+    line = hv.Curve([(0, 0), (top, top)]).opts(color="black", linewidth=1, linestyle="dashed")
+    clouds = [
+        hv.Points(part[["observed", "predicted"]].to_numpy(float), label=str(name)).opts(
+            color=COLOURS[i % len(COLOURS)], s=9, alpha=0.6
+        )
+        for i, (name, part) in enumerate(pixels.groupby("scene"))
+    ]
+    axes = _axes(title) | {"xlabel": f"observed ({units})", "ylabel": f"predicted ({units})"}
+    limits = {"xlim": (0, top), "ylim": (0, top), "legend_position": "top_left"}
+    return hv.Overlay([*clouds, line]).opts(**axes, **limits, legend_cols=1)
+
+
+def bars(table: pd.DataFrame, *, title: str = "", ylabel: str = "RMSE (Mg/ha)") -> hv.Bars:
+    """Draw grouped bars: a group a row of the table, a colour a column; NaN is left out.
+
+    >>> bars(pd.DataFrame({"U-Net": [35.3], "Swin": [40.1]}, index=["0-100"]))  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    rows = [
+        (str(row), str(column), float(value))
+        for row, values in table.iterrows()
+        for column, value in values.items()
+        if np.isfinite(value)
+    ]
+    colours = list(COLOURS[: table.shape[1]])
+    return hv.Bars(rows, [table.index.name or "group", "model"], "value").opts(
+        title=title,
+        ylabel=ylabel,
+        xlabel=table.index.name or "",
+        color=hv.Cycle(colours),
+        aspect=2,
+        multi_level=False,
+        show_legend=True,
+        legend_position="right",
+    )
+
+
+def curves(
+    histories: Mapping[str, pd.DataFrame], *, title: str = "", ylabel: str = "RMSE (Mg/ha)"
+) -> hv.Overlay:
+    """Draw validation error against the epoch, a line a model.
+
+    >>> curves({"U-Net": fit.history})  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    lines = [
+        hv.Curve((history["epoch"] + 1, history["val_rmse"]), "epoch", ylabel, label=name).opts(
+            color=COLOURS[i % len(COLOURS)], linewidth=2
+        )
+        for i, (name, history) in enumerate(histories.items())
+    ]
+    return hv.Overlay(lines).opts(
+        title=title, aspect=2, legend_position="top_right", show_grid=True
+    )
+
+
+def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:
+    """Put elements side by side, `columns` to a row.
+
+    >>> layout([rgb(scene), raster(scene.agb_dense)])  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    return hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.5, vspace=0.35)
+
+
+def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) -> Image:
+    """Store an element as a PNG of 256 colours and return it for display.
+
+    >>> show(rgb(scene), run.figure("scene.png"))  # doctest: +SKIP
+
+    Parameters
+    ----------
+    inches
+        Height and width of one panel.
+    """
+    import io
+
+    import PIL.Image
+    from IPython.display import Image
+
+    hv = _holoviews()
+    figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    picture = PIL.Image.open(buffer).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+    picture.save(file, optimize=True)
+    return Image(filename=str(file))
