@@ -14,9 +14,18 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from geowb.world.fields import PIXEL, Array, Grid, Streams, gaussian_field, smoothstep
+from geowb.world.land import CODE, Land
 from geowb.world.regions import Region
 
-__all__ = ["FMASK_BITS", "Sky", "cloud_cover", "make_fmask", "make_sky", "shadow_shift"]
+__all__ = [
+    "FMASK_BITS",
+    "Sky",
+    "clear_sky",
+    "cloud_cover",
+    "make_fmask",
+    "make_sky",
+    "shadow_shift",
+]
 
 #: Bits of the HLS v2.0 Fmask layer; bits 6-7 are the aerosol level.
 FMASK_BITS = {"cloud": 1, "adjacent": 2, "shadow": 3, "snow": 4, "water": 5}
@@ -41,11 +50,13 @@ class Sky:
 
     def cover_ground(self, ground: Array) -> Array:
         """Ground of `(6, y, x)` counts seen through and shaded by the clouds."""
-        band = (slice(None), None, None)
-        tint = self.ice * _ICE[band] + (1.0 - self.ice) * _DROPS[band]
         through = (1.0 - self.reflectance) ** 2
-        lit = ground * (1.0 - _DIRECT[band] * self.shade)
-        return lit * through + 10_000.0 * tint * self.reflectance
+        seen = np.empty_like(ground)
+        for band, below in enumerate(ground):
+            tint = _DROPS[band] + (_ICE[band] - _DROPS[band]) * self.ice
+            seen[band] = below * (1.0 - _DIRECT[band] * self.shade) * through
+            seen[band] += 10_000.0 * tint * self.reflectance
+        return seen
 
 
 def cloud_cover(rng: np.random.Generator, region: Region, day: int) -> float:
@@ -89,7 +100,7 @@ def make_sky(
             continue
         tau, height = _KINDS[kind](streams.rng("clouds", date, number), grid, share)
         bright = 0.15 * tau / (2.0 + 0.15 * tau)  # two-stream, asymmetry 0.85
-        seen = bright > 0.055 + 0.015 * blur
+        seen = ndimage.binary_opening(bright > 0.06 + 0.015 * blur)
         move = shadow_shift(height, zenith, azimuth)
         dark = 1.0 - np.exp(-0.35 * tau / np.cos(zenith))
         lit *= 1.0 - ndimage.shift(dark, move, order=1, mode="grid-wrap", prefilter=False)
@@ -102,22 +113,25 @@ def make_sky(
         clear *= 1.0 - bright
     total = 1.0 - clear
     ice = np.clip(ice_part / np.maximum(total, 1e-9), 0.0, 1.0)
-    haze = 0.09 * np.exp(0.5 * gaussian_field(streams.rng("haze", date), grid, 5_000, rough=0.4))
-    haze = haze * np.exp(0.45 * streams.rng("haze-level", date).standard_normal())
-    parts = (total, ice, 1.0 - lit, found, expected, haze)
+    parts = (total, ice, 1.0 - lit, found, expected, _haze(streams, grid, date))
     return Sky(*map(grid.crop, parts))
 
 
 def clear_sky(streams: Streams, grid: Grid, date: str) -> Sky:
-    """The same air without clouds."""
-    haze = 0.09 * np.exp(0.5 * gaussian_field(streams.rng("haze", date), grid, 5_000, rough=0.4))
-    haze = haze * np.exp(0.45 * streams.rng("haze-level", date).standard_normal())
+    """Take the clouds away and leave the haze of that date."""
     none = np.zeros((grid.size, grid.size))
-    return Sky(none, none, none, none > 0, none > 0, grid.crop(haze))
+    return Sky(none, none, none, none > 0, none > 0, grid.crop(_haze(streams, grid, date)))
+
+
+def _haze(streams: Streams, grid: Grid, date: str) -> Array:
+    """Aerosol optical depth: log-normal over days and within the scene."""
+    level = streams.rng("haze-level", date).standard_normal()
+    field = gaussian_field(streams.rng("haze", date), grid, 5_000, rough=0.4)
+    return 0.09 * np.exp(0.45 * level + 0.5 * field)
 
 
 def _cumulus(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array, float]:
-    cells = gaussian_field(rng, grid, rng.uniform(250, 700), rough=0.45)
+    cells = gaussian_field(rng, grid, rng.uniform(300, 900), rough=0.55, inner=20)
     meso = gaussian_field(rng, grid, 3_000, rough=0.5)
     field = 0.82 * cells + np.sqrt(1 - 0.82**2) * meso
     excess = np.maximum(field - special.ndtri(1.0 - cover), 0.0)
@@ -134,28 +148,28 @@ def _deck(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array, fl
 
 def _cirrus(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array, float]:
     angle = rng.uniform(0, np.pi)
-    field = gaussian_field(rng, grid, 2_500, rough=0.55, stretch=7.0, angle=angle)
+    streaks = gaussian_field(rng, grid, 1_500, rough=0.5, stretch=5.0, angle=angle)
+    veil = gaussian_field(rng, grid, 5_000, rough=0.9, stretch=2.0, angle=angle)
+    field = 0.6 * streaks + 0.8 * veil
     excess = np.maximum(field - special.ndtri(1.0 - cover), 0.0)
-    return 1.5 * excess, rng.uniform(8_500, 12_500)
+    return 1.1 * excess, rng.uniform(8_500, 12_500)
 
 
 _KINDS = {"cumulus": _cumulus, "deck": _deck, "cirrus": _cirrus}
 
 
-def make_fmask(
-    streams: Streams, grid: Grid, sky: Sky, date: str, water: Array, bright: Array
-) -> NDArray[np.uint8]:
+def make_fmask(streams: Streams, grid: Grid, sky: Sky, date: str, land: Land) -> NDArray[np.uint8]:
     """HLS v2.0 Fmask byte of each pixel, with the usual mistakes.
 
-    Thin cloud is missed, some bright ground is called cloud, shadows are a little off, and five
-    pixels (150 m) around clouds and shadows are marked as adjacent.
+    Thin cloud is missed, some bright ground is called cloud, shadows are a little off. As in HLS,
+    clouds and shadows are grown by some pixels, and five more (150 m) are marked as adjacent.
     """
+    bright = (land.cover == CODE["bare"]) | (land.cover == CODE["urban"])
     blotch = grid.crop(gaussian_field(streams.rng("mistakes", date), grid, 120, rough=0.3))
-    cloud = sky.cloud | (bright & (blotch > 2.6))
-    shadow = sky.shadow & ~cloud
-    disc = np.hypot(*np.mgrid[-5:6, -5:6]) <= 5.2
-    near = ndimage.binary_dilation(cloud | shadow, disc) & ~cloud & ~shadow
-    wet = (water > 0.5) & ~cloud
+    cloud = _grow(sky.cloud | (bright & (blotch > 2.8)), 4.3)
+    shadow = _grow(sky.shadow, 3.3) & ~cloud
+    near = _grow(cloud | shadow, 5.2) & ~cloud & ~shadow
+    wet = (land.water > 0.5) & ~cloud
     close = smoothstep(ndimage.uniform_filter(cloud.astype(float), 41), 0.0, 0.5)
     air = sky.haze * (1.0 + 2.0 * close) + 0.3 * cloud
     level = 1 + (air > 0.13) + (air > 0.27)
@@ -163,3 +177,10 @@ def make_fmask(
     for name, where in (("cloud", cloud), ("adjacent", near), ("shadow", shadow), ("water", wet)):
         mask |= where.astype(np.uint8) << FMASK_BITS[name]
     return mask
+
+
+def _grow(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
+    """Every pixel within `pixels` of the mask."""
+    if not mask.any():
+        return mask
+    return ndimage.distance_transform_edt(~mask) <= pixels

@@ -116,9 +116,9 @@ def gaussian_field(
     power = amplitude * amplitude
     # A column of the half-spectrum stands for two of the full one, except the first and the last.
     variance = 4 * power[:, 1:-1].sum() + power[:, 0].sum() + power[:, -1].sum()
-    noise = rng.standard_normal((*amplitude.shape, 2)).view(np.complex128)[..., 0]
-    noise *= amplitude * (grid.n**2 / np.sqrt(variance))
-    return fft.irfft2(noise, s=(grid.n, grid.n), overwrite_x=True)
+    noise = rng.standard_normal((*amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
+    spectrum = noise * (amplitude * (grid.n**2 / np.sqrt(variance)))
+    return fft.irfft2(spectrum, s=(grid.n, grid.n), overwrite_x=True)
 
 
 def smoothstep(value: Array, low: float, high: float) -> Array:

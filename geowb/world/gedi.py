@@ -25,16 +25,14 @@ def overpass(
     """Footprints of one overpass of a square scene of `side` metres.
 
     Returns rows: east and south of the scene's north-west corner (m), track 0-7 and number along
-    the track. The orbit's inclination of 51.6 degrees sets the heading.
+    the track. Tracks 0-3 are those of the weaker coverage beams.
     """
-    heading = np.arcsin(np.cos(np.radians(51.6)) / np.cos(np.radians(latitude)))
-    if rng.uniform() < 0.5:
-        heading = np.pi - heading  # a descending pass
+    heading = ground_heading(latitude, descending=bool(rng.uniform() < 0.5))
     east, north = np.sin(heading), np.cos(heading)
     reach = 0.75 * side + 4_000.0
     number = np.arange(-int(reach / ALONG), int(reach / ALONG) + 1)
     track = np.arange(8)
-    offset = rng.uniform(-0.5, 0.5) * (side + 7 * ACROSS)
+    offset = rng.uniform(-0.5, 0.5) * side
     start = rng.uniform(0.0, ALONG, 8)
     along = number[None, :] * ALONG + start[:, None]
     across = np.broadcast_to(((track - 3.5) * ACROSS + offset)[:, None], along.shape)
@@ -43,6 +41,21 @@ def overpass(
     inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
     tracks, numbers = np.broadcast_arrays(track[:, None], number[None, :])
     return x[inside], y[inside], tracks[inside], numbers[inside]
+
+
+def ground_heading(latitude: float, *, descending: bool) -> float:
+    """Direction of the ground track in radians clockwise from north.
+
+    The orbit is inclined by 51.6 degrees, and the Earth turns east below it.
+
+    >>> round(np.degrees(ground_heading(-5.4, descending=True)), 1)
+    144.4
+    """
+    phi = np.radians(latitude)
+    inertial = np.arcsin(np.cos(np.radians(51.6)) / np.cos(phi))
+    east = 7.20 * np.sin(inertial) - 0.465 * np.cos(phi)  # km/s
+    north = 7.20 * np.cos(inertial)
+    return float(np.arctan2(east, -north if descending else north))
 
 
 def shots(
@@ -75,8 +88,8 @@ def shots(
         seen_row = np.clip(((y + jitter[1]) / PIXEL).astype(int), 0, size - 1)
         truth = biomass[seen_row, seen_col]
         keep = ~fail & ~cloudy & (truth > 0.0) & np.isnan(agb[row, col])
-        # One overpass gives at most two thirds of the shots; the rest is thinned at random.
-        keep = rng.permutation(np.flatnonzero(keep))[: min(wanted - done, -(-2 * wanted // 3))]
+        # One overpass gives at most 40 % of the shots; its others are thinned out at random.
+        keep = rng.permutation(np.flatnonzero(keep))[: min(wanted - done, -(-2 * wanted // 5))]
         row, col, truth = row[keep], col[keep], truth[keep]
         root = np.maximum(np.sqrt(truth) + error[keep], 0.3)
         agb[row, col] = root * root

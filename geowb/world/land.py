@@ -117,10 +117,10 @@ def _roads(streams: Streams, grid: Grid, region: Region) -> tuple[Array, Array, 
     angle = rng.uniform(0.0, np.pi)
     shift = rng.uniform(0.0, region.road_spacing, 2)
     south, east = grid.metres
-    bend = gaussian_field(rng, grid, 2_500, rough=1.2, inner=200.0)
-    bend *= 60.0 + 2.0 * region.relief
-    u = east * np.cos(angle) + south * np.sin(angle) + bend
-    v = south * np.cos(angle) - east * np.sin(angle) + bend
+    bend = gaussian_field(rng, grid, 2_500, rough=1.2, inner=200.0) * (60.0 + 2.0 * region.relief)
+    stray = [region.crooked * gaussian_field(rng, grid, 500, rough=0.9) for _ in range(2)]
+    u = east * np.cos(angle) + south * np.sin(angle) + bend + stray[0]
+    v = south * np.cos(angle) - east * np.sin(angle) + bend + stray[1]
     trunk = 3.0 * region.road_spacing
     side = np.abs((u + shift[0]) % region.road_spacing - 0.5 * region.road_spacing)
     main = np.abs((v + shift[1]) % trunk - 0.5 * trunk)

@@ -33,6 +33,7 @@ class Region:
     # land use
     road_spacing: float
     parcel: float  # mean parcel area, m2
+    crooked: float  # how far parcel edges stray from a straight line
     cleared: float  # tendency to be cleared (0 is half of the land)
     uses: Mapping[str, float]  # shares of the cleared land
     # biomass
@@ -64,13 +65,13 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             description="Rain forest of southern Para with cattle frontier: roads, pasture, "
             "regrowth, floodplains; evergreen, dark closed canopy; two fifths cloudy",
             epsg=32721, left=249_990, top=9_550_020, slots=(32, 43),
-            relief=22, relief_scale=1_300, upland=180, stream_area=3.0, river_area=(30, 20_000),
+            relief=20, relief_scale=1_100, upland=180, stream_area=3.0, river_area=(30, 20_000),
             floodplain=6.0,
-            road_spacing=4_800, parcel=280_000, cleared=-0.75,
+            road_spacing=4_800, parcel=280_000, crooked=25, cleared=-0.75,
             uses={"pasture": 0.66, "secondary_forest": 0.22, "cropland": 0.07, "bare": 0.05},
             forest=(265, 62), savanna=(45, 20), regrowth=180, shot_error=1.9,
             leaf=(250, 530, 280, 4300, 2080, 830), bark=(520, 720, 850, 2300, 2500, 1500),
-            grass=(430, 830, 600, 3450, 2650, 1450),
+            grass=(400, 800, 530, 3500, 2600, 1380),
             soils=((650, 980, 1650, 2500, 3350, 2750), (850, 1250, 1700, 2500, 3000, 2500)),
             closure=42, shade=(0.50, 85), rough=0.085,
             green_day=80, dry_grass=0.42, dry_leaf=0.93,
@@ -83,14 +84,14 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             epsg=32723, left=229_980, top=9_004_590, slots=(32, 56),
             relief=55, relief_scale=2_600, upland=720, stream_area=4.0, river_area=(20, 2_000),
             floodplain=4.0,
-            road_spacing=6_500, parcel=700_000, cleared=-0.25,
+            road_spacing=6_500, parcel=700_000, crooked=12, cleared=-0.25,
             uses={"cropland": 0.55, "pasture": 0.33, "plantation": 0.06, "bare": 0.06},
-            forest=(115, 34), savanna=(36, 17), regrowth=80, shot_error=1.2,
+            forest=(118, 36), savanna=(38, 22), regrowth=80, shot_error=1.2,
             leaf=(330, 600, 480, 3350, 2150, 1050), bark=(650, 900, 1200, 2150, 2700, 1800),
-            grass=(480, 800, 760, 3000, 2800, 1700),
-            soils=((480, 800, 1650, 2300, 3050, 2750), (900, 1350, 2150, 2950, 3900, 3300)),
+            grass=(420, 760, 540, 3000, 2600, 1480),
+            soils=((420, 680, 1420, 2000, 2700, 2450), (800, 1180, 1850, 2650, 3550, 2950)),
             closure=48, shade=(0.34, 55), rough=0.055,
-            green_day=35, dry_grass=0.05, dry_leaf=0.55,
+            green_day=50, dry_grass=0.05, dry_leaf=0.55,
             cloud=(0.62, 0.07), cloud_day=355,
             cloud_kinds={"cumulus": 0.60, "deck": 0.18, "cirrus": 0.22},
         ),
@@ -98,13 +99,13 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             description="Atlantic forest of the south-east: remnants and regrowth on steep "
             "hills among pasture, cane, coffee and eucalypt; semi-deciduous, shaded slopes",
             epsg=32723, left=289_980, top=7_840_020, slots=(31, 22),
-            relief=120, relief_scale=1_500, upland=650, stream_area=1.5, river_area=(10, 3_000),
+            relief=85, relief_scale=900, upland=650, stream_area=1.5, river_area=(10, 3_000),
             floodplain=5.0,
-            road_spacing=3_600, parcel=150_000, cleared=0.75,
+            road_spacing=3_600, parcel=140_000, crooked=80, cleared=0.75,
             uses={"pasture": 0.52, "cropland": 0.20, "plantation": 0.17, "secondary_forest": 0.11},
             forest=(165, 55), savanna=(40, 18), regrowth=150, shot_error=1.5,
             leaf=(290, 620, 370, 3800, 1750, 720), bark=(560, 760, 950, 2250, 2450, 1500),
-            grass=(420, 860, 640, 3350, 2500, 1350),
+            grass=(400, 830, 560, 3400, 2450, 1280),
             soils=((700, 1050, 1750, 2500, 3300, 2850), (800, 1200, 1950, 2800, 3500, 2900)),
             closure=60, shade=(0.40, 120), rough=0.10,
             green_day=50, dry_grass=0.22, dry_leaf=0.76,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geowb.errors import RequestError, did_you_mean
 from geowb.world.regions import REGIONS
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
+
+    from geowb.world.fields import Grid, Streams
+    from geowb.world.sensor import Acquisition
+    from geowb.world.spectra import Surface
 
 __all__ = ["VERSION", "place", "scene"]
 
@@ -48,7 +53,7 @@ def scene(
     gedi_fraction: float = 0.005,
     start: str = "2022-04-20",
     every: int = 56,
-    max_cloud: float = 0.7,
+    max_cloud: float = 0.5,
 ) -> xr.Dataset:
     """Simulate a time series of HLS-like images with biomass, land cover and GEDI shots.
 
@@ -89,77 +94,86 @@ def scene(
     first = _check(region, seed, size, dates, gedi_fraction, start, every, max_cloud)
     import numpy as np
 
-    from geowb.bands import HLS6
-    from geowb.world import clouds as sky_module
     from geowb.world import gedi, sensor
     from geowb.world.fields import Grid, Streams
-    from geowb.world.land import CODE, make_land
-    from geowb.world.spectra import ground_reflectance
-    from geowb.world.terrain import illumination, make_terrain
+    from geowb.world.land import make_land
+    from geowb.world.spectra import Surface
+    from geowb.world.terrain import make_terrain
 
-    what, streams, grid = REGIONS[region], Streams(int(seed), region), Grid(int(size))
-    epsg, left, top = place(region, int(seed), int(size))
+    seed, size = int(seed), int(size)
+    what, streams, grid = REGIONS[region], Streams(seed, region), Grid(size)
+    epsg, left, top = place(region, seed, size)
     longitude, latitude = _geographic(epsg, left + 15 * size, top - 15 * size)
     terrain = make_terrain(streams, grid, what)
     land = make_land(streams, grid, what, terrain)
-    bright = np.isin(land.cover, [CODE["bare"], CODE["urban"]])
-
-    shape = (int(dates), len(HLS6), grid.size, grid.size)
-    counts = np.empty(shape, np.float32)
-    masks = np.empty((shape[0], *shape[2:]), np.uint8)
-    times, sensors, suns = [], [], []
-    for number, (day, name, cover) in enumerate(
-        _choose_dates(streams, what, first, int(dates), int(every), max_cloud)
-    ):
-        of_year, hour = day.timetuple().tm_yday, sensor.SENSORS[name][1]
-        zenith, azimuth = sensor.sun_position(of_year, hour, latitude)
-        shift = 10.0 * streams.rng("season", day.year).standard_normal()
-        ground = ground_reflectance(what, land, of_year, shift)
-        ground *= illumination(land.slope, zenith, azimuth)
-        light = sensor.observe(ground, name)
-        if clouds:
-            sky = sky_module.make_sky(streams, grid, what, day.isoformat(), cover, zenith, azimuth)
-            light = sky.cover_ground(light)
-        else:
-            sky = sky_module.clear_sky(streams, grid, day.isoformat())
-        light += sensor.noise(streams.rng("noise", day.isoformat()), light)
-        counts[number] = np.clip(np.rint(light), 1.0, 16_000.0)
-        masks[number] = sky_module.make_fmask(
-            streams, grid, sky, day.isoformat(), land.water, bright
-        )
-        noon = dt.datetime.combine(day, dt.time()) + dt.timedelta(hours=hour - longitude / 15)
-        times.append(np.datetime64(noon.replace(microsecond=0), "ns"))
-        sensors.append(name)
-        suns.append((np.degrees(zenith), np.degrees(azimuth) % 360.0))
+    surface = Surface(what, land)
+    images = list(sensor.acquisitions(streams, what, first, int(dates), int(every), max_cloud))
+    suns = [
+        sensor.sun_position(i.day.timetuple().tm_yday, sensor.SENSORS[i.sensor][1], latitude)
+        for i in images
+    ]
+    looks = [
+        _look(streams, grid, surface, i, sun, clouds) for i, sun in zip(images, suns, strict=True)
+    ]
     agb, agb_se = gedi.shots(streams, grid, what, land.biomass, gedi_fraction, latitude)
+    bands = ("time", "band", "y", "x")
     layers = {
-        "landcover": land.cover.astype(np.int16),
-        "agb": agb.astype(np.float32),
-        "agb_se": agb_se.astype(np.float32),
-        "agb_dense": land.biomass.astype(np.float32),
-        "elevation": np.rint(grid.crop(terrain.elevation) * 10).astype(np.float32) / 10,
+        "reflectance": (bands, np.stack([counts for counts, _ in looks])),
+        "fmask": (("time", "y", "x"), np.stack([mask for _, mask in looks])),
+        "landcover": (("y", "x"), land.cover.astype(np.int16)),
+        "agb": (("y", "x"), agb.astype(np.float32)),
+        "agb_se": (("y", "x"), agb_se.astype(np.float32)),
+        "agb_dense": (("y", "x"), land.biomass.astype(np.float32)),
+        "elevation": (("y", "x"), grid.crop(terrain.elevation).astype(np.float32)),
     }
-    return _dataset(
-        counts, masks, layers, times, sensors, np.round(suns, 3),
-        place=(epsg, left, top), region=region, seed=int(seed),
+    degrees = np.round(np.degrees(suns), 3)
+    times = {
+        "time": [_utc(i, longitude) for i in images],
+        "sensor": ("time", [i.sensor for i in images]),
+        "sun_zenith": ("time", degrees[:, 0]),
+        "sun_azimuth": ("time", degrees[:, 1] % 360.0),
+    }
+    return _dataset(layers, times, epsg, left, top).assign_attrs(
+        title="Simulated HLS-like scene", world_version=VERSION, region=region, seed=seed,
+        description=what.description,
     )  # fmt: skip
 
 
-def _choose_dates(streams, region, first, dates, every, max_cloud):  # noqa: ANN001, ANN202
-    """Day, sensor and cloud cover of each image: the clearest pass if all are too cloudy."""
-    from geowb.world import clouds, sensor
+def _look(
+    streams: Streams, grid: Grid, surface: Surface, image: Acquisition, sun: tuple[float, float],
+    clouds: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Take one image: counts `(6, y, x)` and Fmask `(y, x)`."""
+    import numpy as np
 
-    last = first - dt.timedelta(days=1)
-    for number in range(dates):
-        begin = max(first + dt.timedelta(days=number * every), last + dt.timedelta(days=1))
-        tried = []
-        for day, name in sensor.overpasses(streams, begin):
-            rng = streams.rng("cover", day.isoformat())
-            tried.append((clouds.cloud_cover(rng, region, day.timetuple().tm_yday), day, name))
-            if tried[-1][0] <= max_cloud or (day - begin).days >= max(every, 8):
-                break
-        cover, last, name = min(tried)
-        yield last, name, cover
+    from geowb.world import clouds as skies
+    from geowb.world import sensor
+    from geowb.world.terrain import illumination
+
+    land, date = surface.land, image.day.isoformat()
+    shift = 10.0 * streams.rng("season", image.day.year).standard_normal()  # days
+    light = surface.reflectance(image.day.timetuple().tm_yday, shift)
+    light *= illumination(land.slope, *sun)
+    light = sensor.observe(light, image.sensor)
+    if clouds:
+        sky = skies.make_sky(streams, grid, surface.region, date, image.cover, *sun)
+        light = sky.cover_ground(light)
+    else:
+        sky = skies.clear_sky(streams, grid, date)
+    light += sensor.noise(streams.rng("noise", date), light)
+    counts = np.clip(np.rint(light), 1.0, 16_000.0).astype(np.float32)
+    return counts, skies.make_fmask(streams, grid, sky, date, land)
+
+
+def _utc(image: Acquisition, longitude: float) -> np.datetime64:
+    """Time of the pass."""
+    import numpy as np
+
+    from geowb.world.sensor import SENSORS
+
+    hours = dt.timedelta(hours=SENSORS[image.sensor][1] - longitude / 15.0)
+    moment = dt.datetime.combine(image.day, dt.time()) + hours
+    return np.datetime64(moment.replace(microsecond=0), "ns")
 
 
 def _geographic(epsg: int, east: float, north: float) -> tuple[float, float]:
@@ -170,10 +184,13 @@ def _geographic(epsg: int, east: float, north: float) -> tuple[float, float]:
     return round(lon, 5), round(lat, 5)
 
 
-def _check(region, seed, size, dates, gedi_fraction, start, every, max_cloud) -> dt.date:  # noqa: ANN001
-    """First day; refuses what cannot be simulated."""
-    if region not in REGIONS:
-        hint = did_you_mean(region, REGIONS)
+def _check(
+    region: Any, seed: Any, size: Any, dates: Any, gedi_fraction: Any, start: Any, every: Any,
+    max_cloud: Any,
+) -> dt.date:  # fmt: skip
+    """Refuse what cannot be simulated; return the first day."""
+    if not isinstance(region, str) or region not in REGIONS:
+        hint = did_you_mean(str(region), REGIONS)
         raise RequestError(f"The world has no region '{region}'. {hint}")
     for name, value, low, high in (
         ("seed", seed, 0, None), ("size", size, 32, 3660),
@@ -184,16 +201,21 @@ def _check(region, seed, size, dates, gedi_fraction, start, every, max_cloud) ->
             span = f"from {low} to {high}" if high else f"of at least {low}"
             raise RequestError(f"World: {name}={value!r} is not a whole number {span}.")
     for name, value, high in (("gedi_fraction", gedi_fraction, 0.02), ("max_cloud", max_cloud, 1)):
-        if not 0 <= value <= high:
-            raise RequestError(f"World: {name}={value!r} is not between 0 and {high}.")
+        if not isinstance(value, (int, float)) or not 0 <= value <= high:
+            raise RequestError(f"World: {name}={value!r} is not a number between 0 and {high}.")
     try:
-        return dt.date.fromisoformat(start)
-    except (TypeError, ValueError):
-        raise RequestError(f"World: start={start!r} is not a date such as '2022-04-20'.") from None
+        first = dt.date.fromisoformat(str(start))
+    except ValueError:
+        first = None
+    if first is None or not 1985 <= first.year <= 2100:
+        raise RequestError(
+            f"World: start={start!r} is not a day from 1985 to 2100 such as '2022-04-20'."
+        )
+    return first
 
 
-def _dataset(counts, masks, layers, times, sensors, suns, *, place, region, seed) -> xr.Dataset:  # noqa: ANN001
-    """The arrays with names, units, coordinates and CRS."""
+def _dataset(layers: dict, times: dict, epsg: int, left: int, top: int) -> xr.Dataset:
+    """Name the arrays and give them units, coordinates and a CRS."""
     import numpy as np
     import rioxarray  # noqa: F401 - gives .rio
     import xarray as xr
@@ -202,29 +224,8 @@ def _dataset(counts, masks, layers, times, sensors, suns, *, place, region, seed
     from geowb.bands import HLS6
     from geowb.world.land import CLASSES
 
-    epsg, left, top = place
-    size = counts.shape[-1]
-    offset = (np.arange(size) + 0.5) * 30.0
-    ds = xr.Dataset(
-        {
-            "reflectance": (("time", "band", "y", "x"), counts),
-            "fmask": (("time", "y", "x"), masks),
-            **{name: (("y", "x"), values) for name, values in layers.items()},
-        },
-        coords={
-            "time": np.array(times),
-            "band": list(HLS6),
-            "y": top - offset,
-            "x": left + offset,
-            "sensor": ("time", sensors),
-            "sun_zenith": ("time", suns[:, 0]),
-            "sun_azimuth": ("time", suns[:, 1]),
-        },
-        attrs={
-            "title": "Simulated HLS-like scene", "world_version": VERSION, "region": region,
-            "seed": seed, "description": REGIONS[region].description,
-        },
-    )  # fmt: skip
+    offset = 30.0 * (np.arange(layers["agb"][1].shape[0]) + 0.5)
+    ds = xr.Dataset(layers, {**times, "band": list(HLS6), "y": top - offset, "x": left + offset})
     for name, (long_name, units) in _NAMES.items():
         ds[name].attrs.update(long_name=long_name, units=units)
     ds["landcover"].attrs.update(

@@ -4,22 +4,65 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from geowb.world.clouds import cloud_cover
 from geowb.world.fields import Array, Streams
+from geowb.world.regions import Region
 
-__all__ = ["SENSORS", "noise", "observe", "overpasses", "sun_position"]
+__all__ = [
+    "SENSORS",
+    "Acquisition",
+    "acquisitions",
+    "noise",
+    "observe",
+    "overpasses",
+    "sun_position",
+]
 
 #: Repeat of two satellites together (days) and local solar time of the pass (hours).
 SENSORS = {"L30": (8, 10.1), "S30": (5, 10.5)}
 #: Standard deviation of the point spread, in pixels of 30 m.
 _BLUR = {"L30": 0.5, "S30": 0.4}
 #: Share of a pixel's light that comes from its surroundings of 600 m, by band.
-_ADJACENT = np.array([0.10, 0.07, 0.05, 0.04, 0.015, 0.01])[:, None, None]
+_ADJACENT = np.array([0.10, 0.07, 0.05, 0.04, 0.015, 0.01])
 #: Scene-wide error of the atmospheric correction, counts.
-_CORRECTION = np.array([28, 22, 18, 22, 12, 10])[:, None, None]
+_CORRECTION = np.array([28, 22, 18, 22, 12, 10])
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One image to be: day, sensor and the share of the sky under cloud."""
+
+    cover: float
+    day: dt.date
+    sensor: str
+
+
+def acquisitions(
+    streams: Streams, region: Region, first: dt.date, dates: int, every: int, max_cloud: float
+) -> Iterator[Acquisition]:
+    """Choose images `every` so many days: the first pass with at most `max_cloud` of cover.
+
+    Where none is found before the next image's turn, the clearest pass is taken. The weather of
+    a day does not depend on which days are asked for.
+    """
+    after = first
+    for number in range(dates):
+        begin = max(first + dt.timedelta(days=number * every), after)
+        tried: list[Acquisition] = []
+        for day, sensor in overpasses(streams, begin):
+            rng = streams.rng("cover", day.isoformat())
+            cover = cloud_cover(rng, region, day.timetuple().tm_yday)
+            tried.append(Acquisition(cover, day, sensor))
+            if cover <= max_cloud or (day - begin).days >= max(every, 8):
+                break
+        best = min(tried, key=lambda a: a.cover)
+        after = best.day + dt.timedelta(days=1)
+        yield best
 
 
 def overpasses(streams: Streams, start: dt.date) -> Iterator[tuple[dt.date, str]]:
@@ -55,15 +98,22 @@ def sun_position(day: int, hour: float, latitude: float) -> tuple[float, float]:
 
 
 def observe(light: Array, sensor: str) -> Array:
-    """Blur of `(6, y, x)` counts by the optics and by the air (adjacency effect)."""
-    spread = _BLUR[sensor]
-    sharp = ndimage.gaussian_filter(light, (0, spread, spread), mode="nearest")
-    wide = ndimage.uniform_filter(sharp, (0, 21, 21), mode="nearest")
-    return sharp + _ADJACENT * (wide - sharp)
+    """Blur `(6, y, x)` counts by the optics and by the air (adjacency effect)."""
+    seen = np.empty_like(light)
+    for band, share in enumerate(_ADJACENT):
+        ndimage.gaussian_filter(light[band], _BLUR[sensor], output=seen[band], mode="nearest")
+        around = ndimage.uniform_filter(seen[band], 21, mode="nearest")
+        around -= seen[band]
+        around *= share
+        seen[band] += around
+    return seen
 
 
 def noise(rng: np.random.Generator, signal: Array) -> Array:
     """Noise of the instrument and of the atmospheric correction, in counts."""
-    level = 8.0 + 0.004 * signal
-    per_band = rng.standard_normal(6)[:, None, None] * _CORRECTION
-    return level * rng.standard_normal(signal.shape, dtype=np.float32) + per_band
+    added = np.empty_like(signal)
+    for band, error in enumerate(_CORRECTION * rng.standard_normal(6)):
+        added[band] = 8.0 + 0.004 * signal[band]
+        added[band] *= rng.standard_normal(signal.shape[1:], np.float32)
+        added[band] += error
+    return added

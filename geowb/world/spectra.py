@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from geowb.world.fields import Array
+from geowb.world.fields import Array, smoothstep
 from geowb.world.land import CODE, Land
 from geowb.world.regions import Region
 
-__all__ = ["crop_greenness", "greenness", "ground_reflectance"]
+__all__ = ["Surface", "crop_greenness", "greenness"]
 
 #: End-members that regions share, in counts; order of the bands as in geowb.HLS6.
-STRAW = (720, 1080, 1520, 2500, 3500, 2500)
+STRAW = (560, 850, 1170, 2250, 3150, 2100)
 SHADE = (110, 150, 90, 750, 300, 110)
 CROP = (330, 730, 380, 4700, 2050, 950)
 EUCALYPT = (250, 480, 300, 3200, 1450, 600)
@@ -37,7 +37,7 @@ CALENDARS = (
 def greenness(region: Region, day: int, shift: float = 0.0) -> float:
     """Share of the herb layer that is green, 0-1, by day of the year (before soil moisture)."""
     phase = 0.5 + 0.5 * np.cos(2 * np.pi * (day - region.green_day - shift) / 365.25)
-    return float(region.dry_grass + (0.92 - region.dry_grass) * phase**1.3)
+    return float(region.dry_grass + (0.92 - region.dry_grass) * smoothstep(phase, 0.08, 0.75))
 
 
 def crop_greenness(draws: Array, day: int) -> Array:
@@ -53,62 +53,78 @@ def crop_greenness(draws: Array, day: int) -> Array:
     return green
 
 
-def ground_reflectance(region: Region, land: Land, day: int, shift: float = 0.0) -> Array:
-    """Reflectance of level ground in counts, `(6, y, x)`, before light, air and sensor."""
-    cover, biomass = land.cover, land.biomass
+class Surface:
+    """The ground's mixture of end-members; what does not change with the season is kept."""
 
-    def is_class(*names: str) -> Array:
-        return np.isin(cover, [CODE[name] for name in names]).astype(float)
+    def __init__(self, region: Region, land: Land) -> None:
+        self.region, self.land = region, land
+        biomass = land.biomass
+        self.eucalypt, self.tilled, self.town, self.pasture, self.wet = (
+            (land.cover == CODE[name]).astype(float)
+            for name in ("plantation", "cropland", "urban", "pasture", "wetland")
+        )
+        # Eucalypt closes its canopy early and casts little shade.
+        closure = np.where(self.eucalypt > 0, 18.0, region.closure)
+        self.trees = 1.0 - np.exp(-biomass / closure)
+        reach, at = region.shade
+        shade = reach * (1.0 - np.exp(-biomass / at)) * (1.0 - 0.45 * self.eucalypt)
+        rough = region.rough * (0.25 + 1.5 * biomass / (biomass + 200.0))
+        self.shade = self.trees * np.clip(shade + rough * land.canopy, 0.0, 0.85)
+        below = 1.0 - self.trees
+        self.built = below * self.town * np.clip(0.62 + 0.16 * land.canopy, 0.1, 0.95)
+        self.open = below - self.built
+        self.draws = land.draws[:, land.parcel]
 
-    grass = greenness(region, day, shift)
-    season = (grass - region.dry_grass) / (0.92 - region.dry_grass)
-    grass = np.clip(grass + 0.30 * land.moist * (1.0 - grass) + 0.04 * land.canopy, 0.02, 0.97)
-    leaf = region.dry_leaf + (1.0 - region.dry_leaf) * season
-    leaf = np.clip(leaf + (1.0 - leaf) * (0.8 * land.moist) + 0.02 * land.canopy, 0.0, 1.0)
+    def shares(self, day: int, shift: float) -> tuple[Array, Array]:
+        """Share of each member of `members` in each pixel, and of standing water."""
+        region, land, tilled = self.region, self.land, self.tilled
+        base = greenness(region, day, shift)
+        season = (base - region.dry_grass) / (0.92 - region.dry_grass)
+        # Wet ground stays green for longer; some soils hold less water.
+        change = 4.0 * season * (1.0 - season)
+        grass = base + 0.35 * land.moist * (1.0 - base) + 0.03 * land.canopy
+        grass = np.clip(grass + 0.25 * change * (0.5 - land.soil), 0.02, 0.97)
+        leaf = region.dry_leaf + (1.0 - region.dry_leaf) * season
+        leaf = np.clip(leaf + (1.0 - leaf) * 0.8 * land.moist + 0.02 * land.canopy, 0.0, 1.0)
+        leaf = leaf + self.eucalypt * (1.0 - leaf)
+        # Herbs over soil below and between the trees; overgrazed pasture thins in the dry season.
+        herbs = np.take(_HERBS, land.cover) * (0.85 + 0.15 * season) + 0.05 * land.canopy
+        herbs -= 0.20 * (1.0 - season) * self.draws[3] * self.pasture
+        crops = crop_greenness(land.draws, day)[land.parcel]
+        stubble = 0.35 + 0.45 * self.draws[1]
+        herbs = np.where(tilled > 0, crops + (1.0 - crops) * stubble, np.clip(herbs, 0.0, 1.0))
+        green = np.where(tilled > 0, crops / np.maximum(herbs, 0.1), grass)
+        crown = self.trees - self.shade
+        fresh = self.open * herbs * green
+        bare = self.open * (1.0 - herbs)
+        ponds = 0.30 * self.wet * (0.35 + 0.65 * season) * land.moist
+        parts = (
+            crown * leaf * (1.0 - self.eucalypt), crown * leaf * self.eucalypt,
+            crown * (1.0 - leaf), self.shade, fresh * (1.0 - tilled), fresh * tilled,
+            self.open * herbs - fresh, bare * (1.0 - land.soil), bare * land.soil, self.built,
+        )  # fmt: skip
+        return np.stack(parts), np.clip(land.water + ponds, 0.0, 1.0)
 
-    eucalypt, tilled = is_class("plantation"), is_class("cropland")
-    town, bare, wet = is_class("urban"), is_class("bare"), is_class("wetland")
-    # Eucalypt closes its canopy early and casts little shade.
-    trees = 1.0 - np.exp(-biomass / np.where(eucalypt > 0, 18.0, region.closure))
-    reach, at = region.shade
-    shade = reach * (1.0 - np.exp(-biomass / at)) * np.where(eucalypt > 0, 0.55, 1.0)
-    rough = region.rough * (0.25 + 1.5 * biomass / (biomass + 200.0))
-    shade = np.clip(shade + rough * land.canopy, 0.0, 0.85) * trees
-
-    # Below and between the trees: herbs over soil.
-    herbs = np.choose(cover, _HERBS) * (0.82 + 0.18 * season)
-    herbs = np.clip(herbs + 0.05 * land.canopy - 0.18 * land.draws[3][land.parcel]
-                    * is_class("pasture") * (1.0 - season), 0.0, 1.0)  # fmt: skip
-    crops = crop_greenness(land.draws, day)[land.parcel]
-    stubble = np.where(tilled > 0, 0.35 + 0.4 * land.draws[1][land.parcel], 0.0)
-    herbs = np.where(tilled > 0, crops + (1 - crops) * stubble, herbs)
-    green = np.where(tilled > 0, crops / np.maximum(herbs, 1e-6), grass)
-    open_ = 1.0 - trees
-    built = town * np.clip(0.62 + 0.16 * land.canopy, 0.1, 0.95) * open_
-    open_ = open_ - built
-    crown = trees - shade
-    soil = open_ * (1.0 - herbs)
-    ponds = 0.30 * wet * (0.35 + 0.65 * season) * np.clip(land.moist, 0.0, 1.0)
-
-    shares = np.stack([
-        crown * leaf * (1.0 - eucalypt), crown * (1.0 - leaf) * (1.0 - eucalypt), crown * eucalypt,
-        shade, open_ * herbs * green * (1.0 - tilled), open_ * herbs * green * tilled,
-        open_ * herbs * (1.0 - green), soil * (1.0 - land.soil), soil * land.soil, built,
-    ])  # fmt: skip
-    members = np.array([
-        region.leaf, region.bark, EUCALYPT, SHADE, region.grass, CROP, STRAW, *region.soils, ROOFS,
-    ], float)  # fmt: skip
-    dry = np.einsum("kb,kyx->byx", members, shares)
-    # Wet soil is darker; a patchwork of its own marks each parcel and each tilled field.
-    patch = 1.0 + 0.10 * (land.draws[0][land.parcel] - 0.5) * np.maximum(tilled, bare)
-    dry *= (1.0 - 0.10 * season * (1.0 - trees)) * patch
-    under = np.clip(land.water + ponds, 0.0, 1.0)
-    silt = 0.15 + 0.6 * season  # rivers run brown in the rains
-    lake = (1.0 - silt) * np.array(CLEAR_WATER) + silt * np.array(SILT_WATER)
-    dry += land.road * (np.array(ROAD)[:, None, None] - dry)
-    dry += under * (lake[:, None, None] - dry)
-    return dry
+    def reflectance(self, day: int, shift: float = 0.0) -> Array:
+        """Level ground in counts, `(6, y, x)`, before light, air and sensor."""
+        region, land = self.region, self.land
+        members = np.array([
+            region.leaf, EUCALYPT, region.bark, SHADE, region.grass, CROP, STRAW,
+            *region.soils, ROOFS,
+        ], float)  # fmt: skip
+        shares, water = self.shares(day, shift)
+        season = greenness(region, day, shift)
+        # Wet soil is darker, and tilled fields differ from each other.
+        tone = 1.0 - 0.10 * season * self.open + 0.10 * (self.draws[0] - 0.5) * self.tilled
+        silt = 0.15 + 0.6 * season  # rivers run brown in the rains
+        lake = (1.0 - silt) * np.array(CLEAR_WATER) + silt * np.array(SILT_WATER)
+        counts = np.einsum("kb,kyx->byx", members, shares)
+        for band, level in enumerate(counts):
+            level *= tone
+            level += land.road * (ROAD[band] - level)
+            level += water * (lake[band] - level)
+        return counts
 
 
 #: Herb cover of the ground between trees, by class.
-_HERBS = (0.93, 0.90, 0.80, 0.86, 0.95, 0.88, 0.0, 0.75, 0.08, 0.30, 0.5)
+_HERBS = np.array([0.93, 0.92, 0.84, 0.88, 0.95, 0.92, 0.0, 0.75, 0.08, 0.30, 0.5])

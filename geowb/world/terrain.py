@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from geowb.world.fields import PIXEL, Array, Grid, Streams, gaussian_field, smoothstep
 from geowb.world.regions import Region
@@ -36,11 +37,15 @@ def make_terrain(streams: Streams, grid: Grid, region: Region) -> Terrain:
     rough = gaussian_field(streams.rng("relief"), grid, region.relief_scale, rough=1.1)
     y, x, width = _streams(streams, grid, region, rough)
     distance, nearest = _nearest(grid, y, x, width)
-    # Hillslopes rise from the streams; larger streams lie deeper.
-    incision = 0.35 * np.log2(1.0 + nearest / 4.0) * np.exp(-distance / (6.0 * nearest + 250.0))
+    # Hillslopes rise from the streams; larger streams lie deeper, and valleys widen smoothly.
+    order = np.log2(1.0 + nearest / 4.0)
+    for _ in range(2):
+        order = ndimage.uniform_filter(order, 41, mode="nearest")
+    valley = 4.0 * (2.0**order - 1.0)
+    incision = 0.35 * order * np.exp(-distance / (5.0 * valley + 250.0))
     hillslope = 1.5 * (1.0 - np.exp(-distance / (0.45 * region.relief_scale)))
     elevation = region.upland + region.relief * (0.75 * rough + hillslope - incision)
-    flood = smoothstep(distance, 0.5 * nearest, 6.0 * nearest + 60.0)
+    flood = smoothstep(distance, 0.5 * valley, 6.0 * valley + 60.0)
     rise = region.relief * hillslope * flood * (1.0 + 0.35 * rough)
     return Terrain(elevation, distance, nearest, np.maximum(rise, 0.0))
 
@@ -100,8 +105,6 @@ def _streams(
 
 def _nearest(grid: Grid, y: Array, x: Array, width: Array) -> tuple[Array, Array]:
     """Distance (m) of each pixel from the nearest stream point, and that stream's width (m)."""
-    from scipy import ndimage
-
     shape = (grid.n, grid.n)
     row = np.clip(y.astype(int), 0, grid.n - 1)
     col = np.clip(x.astype(int), 0, grid.n - 1)
