@@ -165,8 +165,8 @@ def _entries(raw: dict[str, Any], plain: _Plain) -> dict[str, Entry]:
                 plain.problems.append((at, label + "a variant needs a provider or a version"))
                 continue
             entry = _validated(Entry, shared | own, bases, plain, f"entry '{name}@{suffix}': ")
-            entries[f"{name}@{suffix}"] = entry
             entries.setdefault(name, entry)
+            entries[f"{name}@{suffix}"] = entry
     return entries
 
 

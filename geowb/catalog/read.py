@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geowb.bands import HLS6
 from geowb.catalog.schema import (
     FILE_FIELDS,
     ChipsOptions,
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster", "world"]
+__all__ = [
+    "adapt",
+    "band_names",
+    "chips",
+    "crs_problem",
+    "find_chips",
+    "grid_problem",
+    "raster",
+    "world",
+]
 
 
 def world(options: WorldOptions, *, seed: int) -> xr.Dataset:
     """Simulate a scene of the embedded world."""
     import geowb.world
 
-    return geowb.world.scene(options.region, seed=seed, size=options.size, dates=options.dates)
+    arguments = options.model_dump(exclude={"region"})
+    return geowb.world.scene(options.region, seed=seed, **arguments)
 
 
 def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
     """Rename variables and bands, then convert units; -1 of a class map stays -1."""
     import numpy as np
 
-    known = {*map(str, scene.data_vars), *map(str, scene.coords.get("band", ()).values.tolist())}
+    bands = [str(name) for name in scene.band.values] if "band" in scene.coords else []
+    known = {*map(str, scene.data_vars), *bands}
     if unknown := set(adapter.rename) - known:
         raise DataError(f"data_adapter renames '{min(unknown)}', but there is no such thing here.")
     scene = scene.rename({k: v for k, v in adapter.rename.items() if k in scene.data_vars})
-    if "band" in scene.coords:
-        names = [adapter.rename.get(str(name), str(name)) for name in scene.band.values]
-        scene = scene.assign_coords(band=names)
+    if bands:
+        scene = scene.assign_coords(band=[adapter.rename.get(name, name) for name in bands])
     for name in {**adapter.unit_mult, **adapter.unit_add}:
         if name not in scene:
             raise DataError(f"data_adapter converts '{name}', but there is no such variable here.")
@@ -138,6 +149,14 @@ def band_names(count: int, bands: Sequence[str | None] | None, frames: int) -> l
     return list(bands)
 
 
+def _kept(names: Sequence[str | None]) -> list[int]:
+    """Channels with a name, as in the file; where all six HLS bands are, they come first."""
+    kept = [i for i, name in enumerate(names) if name is not None]
+    if not set(HLS6) <= set(names):
+        return kept
+    return sorted(kept, key=lambda i: HLS6.index(names[i]) if names[i] in HLS6 else len(HLS6))
+
+
 def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     """One scene: a file with all bands, or one such file a date."""
     import numpy as np
@@ -158,7 +177,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
             names = band_names(image.sizes["band"], options.bands, options.frames)
         except DataError as error:
             raise DataError(f"'{path}' of entry '{source.name}' {error}.") from error
-        kept = [i for i, name in enumerate(names) if name is not None]
+        kept = _kept(names)
         values = _masked(image, meta.nodata, image.rio.nodata)
         for frame in range(options.frames):
             channels = [frame * len(names) + i for i in kept]
@@ -212,9 +231,11 @@ def crs_problem(declared: int | str | None, own: Any) -> str | None:
 def find_chips(folder: Path, template: str) -> list[tuple[Path, dict[str, str]]]:
     """Files that fit a template, with the values of its fields, sorted by path."""
     pattern, seen = "", set()
-    for piece in re.split(r"(\{\w+\}|\*)", template):
+    for piece in re.split(r"(\{\w+\}|\*\*/|\*)", template):
         name = piece[1:-1]
-        if piece == "*":
+        if piece == "**/":
+            pattern += "(?:[^/]+/)*"
+        elif piece == "*":
             pattern += "[^/]*"
         elif piece.startswith("{") and name in FILE_FIELDS:
             pattern += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
@@ -289,7 +310,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     except DataError as error:
         raise DataError(f"'{found[0][0]}' of entry '{source.name}' {error}.") from error
     size = (options.size, options.size) if options.size else shape
-    n, kept = len(found), [i for i, name in enumerate(names) if name is not None]
+    n, kept = len(found), _kept(names)
 
     def lazy(
         paths: list[Path], indexes: list[int] | int, nodata: Sequence[Any], *, smooth: bool

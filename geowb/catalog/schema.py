@@ -6,6 +6,7 @@ catalog can neither load a class nor run code.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -143,8 +144,10 @@ class WorldOptions(_Strict):
     """Arguments of ``geowb.world.scene``."""
 
     region: str = "{region}"
-    size: int = Field(512, ge=16)
+    size: int = Field(512, ge=32)
     dates: int = Field(3, ge=1)
+    clouds: bool = True
+    gedi_fraction: float = Field(0.005, ge=0, le=1)
 
 
 class RasterOptions(_Strict):
@@ -213,13 +216,28 @@ class ArchiveFile(_Strict):
     path: Inside
     digest: Digest
     unpack: bool = False
+    #: Fields of url and path -> their values: one file for each combination.
+    each: dict[Name, tuple[Text, ...]] = {}
 
 
 class ArchiveOptions(_Strict):
     """Files at fixed addresses; ``then`` says how to read what ``uri`` names."""
 
-    files: tuple[ArchiveFile, ...] = Field(min_length=1)
+    files: tuple[ArchiveFile, ...] = ()
     then: Reader | None = None
+
+    def all_files(self) -> list[ArchiveFile]:
+        """`files` with every ``each`` spelt out."""
+        return [
+            file.model_copy(
+                update={
+                    "url": expand(file.url, dict(zip(file.each, values, strict=True))),
+                    "path": expand(file.path, dict(zip(file.each, values, strict=True))),
+                }
+            )
+            for file in self.files
+            for values in itertools.product(*file.each.values())
+        ]
 
 
 class HubOptions(_Strict):
@@ -253,7 +271,7 @@ class ArchiveDriver(_Strict):
     """pooch."""
 
     name: Literal["archive"]
-    options: ArchiveOptions
+    options: ArchiveOptions = ArchiveOptions()
 
 
 class HubDriver(_Strict):
@@ -298,6 +316,8 @@ class Metadata(_Strict):
     temporal_extent: str | None = None
     spatial_extent: str | None = None
     notes: str | None = None
+    #: Where files come from that geowb cannot download (a form, a log-in, a bucket).
+    how_to_get: str | None = None
 
 
 class Entry(_Strict):
@@ -317,7 +337,8 @@ class Entry(_Strict):
 
     @model_validator(mode="after")
     def _placeholders_and_uri(self) -> Entry:
-        used = placeholders_in([self.uri, self.driver.model_dump()]) - set(FILE_FIELDS)
+        own = {name for f in getattr(self.driver.options, "files", ()) for name in f.each}
+        used = placeholders_in([self.uri, self.driver.model_dump()]) - {*FILE_FIELDS, *own}
         declared = set(self.placeholders)
         if reserved := declared & set(FILE_FIELDS):
             raise ValueError(f"the name {min(reserved)!r} is kept for file names of chips")

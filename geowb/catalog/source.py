@@ -190,6 +190,14 @@ class Source:
         )
         return driver.model_copy(update={"options": options}), expand(self.entry.uri, fields)
 
+    @property
+    def not_a_scene(self) -> str:
+        """Sentence for an entry that only brings files."""
+        return (
+            f"Entry '{self.name}' is a set of files, not a scene: "
+            f"catalog['{self.name}'].get() gives their folder."
+        )
+
     # --- where the data is ---
 
     @property
@@ -201,8 +209,9 @@ class Source:
         """Paths or URLs that this selection reads, and what of it is not on this machine."""
         driver, uri = self.reader(fields)
         if driver is None:
-            wanted = [file.path for file in getattr(self.entry.driver.options, "files", ())]
-            wanted = wanted or [self.entry.driver.options.path]
+            options = self.entry.driver.options
+            wanted = [options.path] if self.entry.driver.name == "hub" else []
+            wanted = wanted or [file.path for file in options.all_files()] or [uri]
         else:
             wanted = [uri]
             if driver.name == "raster":
@@ -226,7 +235,21 @@ class Source:
             return "remote"
         if not any(self.files(fields)[1] for fields in self.selections()):
             return "here"
-        return "remote" if name in ("archive", "hub") or self.entry.part_of else "missing"
+        brings = (
+            name == "hub" or self.entry.part_of or getattr(self.entry.driver.options, "files", ())
+        )
+        return "remote" if brings else "missing"
+
+    def missing(self, fields: Mapping[str, str]) -> str | None:
+        """Say what of a selection is not on this machine, where it was sought, how to get it."""
+        _, absent = self.files(fields)
+        if not absent:
+            return None
+        looked = ", ".join(map(str, self.catalog.places()))
+        return (
+            f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
+            + self.how_to_get()
+        )
 
     def how_to_get(self) -> str:
         """Say how data that is not here can be had, in a sentence."""
@@ -234,7 +257,9 @@ class Source:
         size = f" ({self.entry.metadata.size})" if self.entry.metadata.size else ""
         if self.status() == "remote":
             return f"Run: geowb catalog get {self.name}{size}.{twin}"
-        return f"Put the files there, or set GEOWB_DATA to the folder that has them.{twin}"
+        own = self.entry.metadata.how_to_get
+        how = f"{own} Then set" if own else "Put the files there, or set"
+        return f"{how} GEOWB_DATA to the folder that has them.{twin}"
 
     def get(self, *, progress: bool = True) -> Path:
         """Download what is not here yet, and say where it lies.
@@ -262,7 +287,8 @@ class Source:
                 fetch.hub(driver.options, target, twin=self.entry.twin, progress=progress)
             else:
                 bringer = self.catalog[self.entry.part_of] if self.entry.part_of else self
-                wanted = [f for f in bringer.entry.driver.options.files if self._needs(f.path)]
+                every = bringer.entry.driver.options.all_files()
+                wanted = [file for file in every if self._needs(file.path)]
                 absent = [file for file in wanted if not self.catalog.find(file.path)]
                 fetch.archive(absent, target, twin=self.entry.twin, progress=progress)
         found, absent = self.files(self.selections()[0])
@@ -307,10 +333,7 @@ class Source:
         fields = self.fields(selection)
         driver, uri = self.reader(fields)
         if driver is None:
-            raise DataError(
-                f"Entry '{self.name}' is a set of files, not a scene: "
-                f"catalog['{self.name}'].get() gives their folder."
-            )
+            raise DataError(self.not_a_scene)
         if driver.name == "world":
             scene = read.world(driver.options, seed=seed or 0)
         elif driver.name == "stac":
@@ -318,13 +341,8 @@ class Source:
 
             scene = stac.load(driver.options, self.entry.metadata, twin=self.entry.twin)
         else:
-            _, absent = self.files(fields)
-            if absent:
-                looked = ", ".join(map(str, self.catalog.places()))
-                raise DataError(
-                    f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
-                    + self.how_to_get()
-                )
+            if missing := self.missing(fields):
+                raise DataError(missing)
             opener = read.raster if driver.name == "raster" else read.chips
             scene = opener(self, driver.options, uri)
         scene = read.adapt(scene, self.entry.data_adapter)
@@ -377,7 +395,14 @@ class Source:
             return record | {"files": {}}
         chosen = [self.fields(selection)] if selection else self.selections()
         found = {path for fields in chosen for path in self.files(fields)[0]}
-        return record | {"files": {path: _fingerprint(path) for path in sorted(found)}}
+        return record | {"files": {self._short(path): _fingerprint(path) for path in sorted(found)}}
+
+    def _short(self, path: str) -> str:
+        """Path as the catalog knows it, without this machine's folders."""
+        for root in self.catalog.places():
+            if Path(path).is_relative_to(root):
+                return Path(path).relative_to(root).as_posix()
+        return path
 
 
 def _fingerprint(path: str) -> dict[str, Any]:

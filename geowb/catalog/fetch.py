@@ -1,0 +1,300 @@
+"""Downloads: resumed, verified, unpacked safely, and never half there under the final name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from geowb.catalog.schema import ArchiveFile, HubOptions
+from geowb.errors import ChecksumError, DownloadError, RequestError
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["archive", "download", "hub", "member_problem", "no_network", "unpack"]
+
+_ATTEMPTS = 4
+
+
+def no_network(host: str, twin: str | None) -> DownloadError:
+    """Error for a host that cannot be reached; names the embedded entry to use meanwhile."""
+    instead = f"; the embedded entry '{twin}' works without a network" if twin else ""
+    return DownloadError(f"{host} cannot be reached (is there a network?){instead}.")
+
+
+def archive(
+    files: Sequence[ArchiveFile], target: Path, *, twin: str | None = None, progress: bool = True
+) -> None:
+    """Download `files` below `target`; those marked ``unpack`` become folders."""
+    for file in files:
+        place = target / file.path
+        if not file.unpack:
+            download(file.url, place, file.digest, target, twin=twin, progress=progress)
+            continue
+        packed = place.with_name(place.name + ".archive")
+        download(file.url, packed, file.digest, target, twin=twin, progress=progress)
+        unpack(packed, place)
+        packed.unlink()
+
+
+def hub(
+    options: HubOptions, target: Path, *, twin: str | None = None, progress: bool = True
+) -> None:
+    """Download a data set of the Hugging Face hub to ``target/options.path``."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise RequestError(
+            "Data of the Hugging Face hub needs huggingface_hub: pip install 'geowb[models]'."
+        ) from error
+    place = target / options.path
+    partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
+    with _lines_of_progress(progress):
+        try:
+            huggingface_hub.snapshot_download(
+                options.repo_id,
+                repo_type="dataset",
+                revision=options.revision,
+                allow_patterns=list(options.allow_patterns) if options.allow_patterns else None,
+                local_dir=partial,
+                token=os.environ.get(options.token_env) or None,
+            )
+        except LocalEntryNotFoundError as error:
+            raise no_network("huggingface.co", twin) from error
+        except HfHubHTTPError as error:
+            raise DownloadError(
+                f"The hub refused {options.repo_id} at {options.revision}: "
+                f"{str(error).splitlines()[0]} A gated data set needs {options.token_env}."
+            ) from error
+    for packed, folder in options.unpack.items():
+        if (partial / packed).is_file():
+            unpack(partial / packed, partial / folder)
+            (partial / packed).unlink()
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    partial.replace(place)
+
+
+@contextlib.contextmanager
+def _lines_of_progress(wanted: bool) -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars as enable
+
+    if wanted or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable()
+
+
+# --- one file -----------------------------------------------------------------------------------
+
+
+def download(
+    url: str,
+    place: Path,
+    digest: str,
+    cache: Path,
+    *,
+    twin: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Download one file to `place`, and verify it before it gets its name.
+
+    An interrupted transfer is kept as ``place.partial`` and resumed next time,
+    if the server says that the file is still the same (``If-Range``).
+
+    Parameters
+    ----------
+    digest
+        ``sha256:...`` or ``md5:...`` of the publisher. With ``unknown`` the
+        digest of the first download is kept in ``cache/lock.json`` and later
+        downloads are compared with it.
+
+    Raises
+    ------
+    DownloadError
+        No network, a refusal of the server, a transfer that stays incomplete.
+    ChecksumError
+        The file is not the published one; nothing is kept.
+    """
+    import pooch
+    import requests
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial, host = place.with_name(place.name + ".partial"), urlsplit(url).netloc
+    for attempt in range(_ATTEMPTS):
+        before = partial.stat().st_size if partial.exists() else 0
+        try:
+            _transfer(url, partial, progress=progress)
+            break
+        except requests.HTTPError as error:
+            status = f"{error.response.status_code} {error.response.reason}"
+            raise DownloadError(f"{host} answered {status} for {url}.") from error
+        except (requests.RequestException, EOFError) as error:
+            grown = partial.exists() and partial.stat().st_size > before
+            if grown and attempt < _ATTEMPTS - 1:
+                continue
+            if partial.exists() and partial.stat().st_size:
+                raise DownloadError(
+                    f"The transfer of {url} broke off after {partial.stat().st_size:,} bytes. "
+                    "Run the same command again: it goes on from there."
+                ) from error
+            partial.unlink(missing_ok=True)
+            raise no_network(host, twin) from error
+    locked = _lock(cache).get(url)
+    expected = digest if digest != "unknown" else locked or "unknown"
+    algorithm = expected.partition(":")[0] if expected != "unknown" else "sha256"
+    found = f"{algorithm}:{pooch.file_hash(str(partial), alg=algorithm)}"
+    if expected not in ("unknown", found):
+        partial.unlink()
+        _state(partial).unlink(missing_ok=True)
+        whose = "its publisher gives" if digest != "unknown" else f"{cache / 'lock.json'} recorded"
+        raise ChecksumError(
+            f"{url} has the digest {found}, but {whose} {expected}. The file was not kept."
+        )
+    if digest == "unknown" and not locked:
+        _lock(cache, add={url: found})
+    _state(partial).unlink(missing_ok=True)
+    partial.replace(place)
+
+
+def _state(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _lock(cache: Path, add: dict[str, str] | None = None) -> dict[str, str]:
+    """Digests that were recorded at first download, by URL."""
+    path = cache / "lock.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if add:
+        known |= add
+        fresh = path.with_name("lock.json.partial")
+        fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    return known
+
+
+def _transfer(url: str, partial: Path, *, progress: bool) -> None:
+    """Bring `partial` to its full length, from where it stands if the server agrees."""
+    import requests
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    state = _state(partial)
+    headers, have = {"Accept-Encoding": "identity"}, 0
+    if partial.exists() and state.exists():
+        note = json.loads(state.read_text(encoding="utf-8"))
+        if note["url"] == url and note["validator"]:
+            have = partial.stat().st_size
+            headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
+    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as reply:
+        if reply.status_code == 416:  # nothing after what is here: start again
+            partial.unlink()
+            raise EOFError(url)
+        reply.raise_for_status()
+        start = have if _resumed(reply, have) else 0
+        length = reply.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        etag = reply.headers.get("ETag", "")
+        validator = "" if etag.startswith("W/") else etag or reply.headers.get("Last-Modified", "")
+        state.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+        columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with (
+            partial.open("ab" if start else "wb") as sink,
+            Progress(*columns, disable=not progress, transient=True) as bar,
+        ):
+            name = partial.name.removesuffix(".partial").removesuffix(".archive")
+            task = bar.add_task(name, total=total, completed=start)
+            for block in reply.iter_content(1 << 20):
+                sink.write(block)
+                bar.update(task, advance=len(block))
+    if total is not None and partial.stat().st_size != total:
+        raise EOFError(url)
+
+
+def _resumed(reply: requests.Response, have: int) -> bool:
+    return reply.status_code == 206 and reply.headers.get("Content-Range", "").startswith(
+        f"bytes {have}-"
+    )
+
+
+# --- archives -----------------------------------------------------------------------------------
+
+
+def member_problem(name: str) -> str | None:
+    """Say why a member of that name must not be unpacked, if it must not.
+
+    >>> member_problem("../evil.txt")
+    "the member '../evil.txt' leaves the folder"
+    """
+    plain = name.replace("\\", "/")
+    if not plain or "\0" in plain or plain.startswith("/") or re.match(r"[A-Za-z]:", plain):
+        return f"the member {name!r} has an absolute or empty name"
+    if ".." in PurePosixPath(plain).parts:
+        return f"the member {name!r} leaves the folder"
+    return None
+
+
+def unpack(packed: Path, folder: Path) -> None:
+    """Unpack a zip or tar file to `folder`: all of it or nothing.
+
+    Members that would leave the folder, links out of it and devices are
+    refused. Folders that only wrap one other folder are dropped, so that a
+    layout does not depend on how its publisher packed it.
+    """
+    fresh = folder.with_name(folder.name + ".unpacking")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        if zipfile.is_zipfile(packed):
+            with zipfile.ZipFile(packed) as source:
+                _unzip(source, fresh)
+        else:
+            with tarfile.open(packed) as source:
+                _untar(source, fresh)
+        inner = fresh
+        while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
+            inner = inside[0]
+        inner.replace(folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as e:
+        raise DownloadError(f"'{packed}' cannot be unpacked: {e}. Nothing was kept of it.") from e
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _refuse(packed: Any, reason: str) -> DownloadError:
+    name = getattr(packed, "filename", None) or packed.name
+    return DownloadError(f"'{name}' is not unpacked: {reason}. Nothing was written.")
+
+
+def _unzip(source: zipfile.ZipFile, folder: Path) -> None:
+    for member in source.infolist():
+        if problem := member_problem(member.filename):
+            raise _refuse(source, problem)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise _refuse(source, f"the member {member.filename!r} is a link")
+    source.extractall(folder)
+
+
+def _untar(source: tarfile.TarFile, folder: Path) -> None:
+    for member in source:
+        if problem := member_problem(member.name):
+            raise _refuse(source, problem)
+        try:
+            source.extract(member, folder, filter="data")
+        except tarfile.FilterError as error:
+            raise _refuse(source, str(error)) from error

@@ -1,0 +1,150 @@
+"""The ``stac`` driver: pystac-client searches, odc-stac loads on one grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from geowb.catalog.fetch import no_network
+from geowb.catalog.schema import Metadata, StacOptions
+from geowb.errors import DataError, DownloadError, RequestError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["load", "signer", "token_missing", "token_name"]
+
+_SAS = "https://planetarycomputer.microsoft.com/api/sas/v1/token/"
+
+
+def bbox_of(text: str) -> tuple[float, float, float, float]:
+    """West, south, east and north of ``"-60.5,-3.2,-60.3,-3.0"``."""
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise RequestError(f"bbox '{text}' is not west,south,east,north in degrees.") from error
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise RequestError(f"bbox '{text}' is empty or off the globe (west,south,east,north).")
+    return west, south, east, north
+
+
+def load(options: StacOptions, meta: Metadata, *, twin: str | None = None) -> xr.Dataset:
+    """Search, sign and load lazily: ``reflectance`` (time, band, y, x) and ``fmask``."""
+    import odc.stac
+    import requests
+    import xarray as xr
+    from pystac_client.exceptions import APIError
+
+    bbox, host = bbox_of(options.bbox), urlsplit(options.url).netloc
+    try:
+        items = _search(options, bbox)
+        here = [name for name in options.collections if any(i.collection_id == name for i in items)]
+        patches = {name: signer(options, name) for name in here}
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise no_network(host, twin) from error
+    except (APIError, requests.HTTPError) as error:
+        if "Max retries" in str(error):  # pystac-client wraps a lost connection in an APIError
+            raise no_network(host, twin) from error
+        raise DownloadError(f"{host} refused the search: {str(error)[:200]}") from error
+    parts: list[xr.Dataset] = []
+    for collection in here:
+        assets = options.collections[collection]
+        found = [item for item in items if item.collection_id == collection]
+        wanted = [*assets.values(), *([options.fmask] if options.fmask else [])]
+        grid: dict[str, Any] = (
+            {"like": parts[0]}
+            if parts
+            else {
+                "bbox": bbox,
+                "crs": "utm" if meta.crs in (None, "none") else meta.crs,
+                "resolution": options.resolution,
+            }
+        )
+        raw = odc.stac.load(
+            found,
+            wanted,
+            groupby="solar_day",
+            chunks={"x": 1024, "y": 1024},
+            patch_url=patches[collection],
+            **grid,
+        )
+        values = xr.concat([raw[asset] for asset in assets.values()], dim="band")
+        nodata = meta.nodata if meta.nodata is not None else raw[wanted[0]].rio.nodata
+        values = values.astype("float32").where(values != nodata).assign_coords(band=list(assets))
+        part = values.transpose("time", "band", "y", "x").to_dataset(name="reflectance")
+        if options.fmask:
+            part["fmask"] = raw[options.fmask].astype("uint8")
+        parts.append(part)
+    return xr.concat(parts, dim="time").sortby("time") if len(parts) > 1 else parts[0]
+
+
+def _search(options: StacOptions, bbox: tuple[float, ...]) -> list[Any]:
+    import pystac_client
+
+    client = pystac_client.Client.open(options.url)
+    search = client.search(
+        collections=list(options.collections),
+        bbox=bbox,
+        datetime=options.datetime,
+        max_items=options.max_items,
+    )
+    limit = 100.0 if options.max_cloud is None else options.max_cloud
+    items = [i for i in search.items() if i.properties.get("eo:cloud_cover", 0.0) <= limit]
+    if not items:
+        raise DataError(
+            f"{urlsplit(options.url).netloc} has no item of {', '.join(options.collections)} in "
+            f"{options.bbox} during {options.datetime} with at most {limit:g} % cloud."
+        )
+    return items
+
+
+def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None:
+    """Make a function that makes an asset's address readable; sets up GDAL where needed.
+
+    A token goes to its own provider's hosts only, whatever a catalog or an item names.
+
+    Raises
+    ------
+    RequestError
+        If the environment variable with the token is not set.
+    """
+    if options.sign == "none":
+        return None
+    if options.sign == "earthdata":
+        import odc.stac
+
+        token = os.environ.get(token_name(options))
+        if not token:
+            raise RequestError(token_missing(options))
+        # With this setting curl drops the token when it is sent on to another host.
+        odc.stac.configure_rio(cloud_defaults=True, GDAL_HTTP_AUTH="BEARER", GDAL_HTTP_BEARER=token)
+        return lambda href: _guarded(href, ".earthdatacloud.nasa.gov")
+    import requests
+
+    reply = requests.get(_SAS + collection, timeout=30)
+    reply.raise_for_status()
+    token = reply.json()["token"]
+    return lambda href: f"{_guarded(href, '.blob.core.windows.net')}?{token}"
+
+
+def token_name(options: StacOptions) -> str:
+    """Name of the environment variable that a signer reads."""
+    return options.token_env or "EARTHDATA_TOKEN"
+
+
+def token_missing(options: StacOptions) -> str:
+    """Say how to get a token."""
+    return (
+        f"HLS from NASA needs an Earthdata token in the environment variable "
+        f"{token_name(options)}: log in at https://urs.earthdata.nasa.gov, choose Generate "
+        "Token, and export it before you start."
+    )
+
+
+def _guarded(href: str, host: str) -> str:
+    parts = urlsplit(href)
+    if parts.scheme != "https" or not (parts.hostname or "").endswith(host):
+        raise DataError(f"The asset {href} is not on a host that the token may be sent to.")
+    return href
