@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -48,9 +47,7 @@ def archive(
         packed.unlink()
 
 
-def hub(
-    options: HubOptions, target: Path, *, twin: str | None = None, progress: bool = True
-) -> None:
+def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
     """Download a data set of the Hugging Face hub to ``target/options.path``."""
     try:
         import huggingface_hub
@@ -61,44 +58,28 @@ def hub(
         ) from error
     place = target / options.path
     partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
-    with _lines_of_progress(progress):
-        try:
-            huggingface_hub.snapshot_download(
-                options.repo_id,
-                repo_type="dataset",
-                revision=options.revision,
-                allow_patterns=list(options.allow_patterns) if options.allow_patterns else None,
-                local_dir=partial,
-                token=os.environ.get(options.token_env) or None,
-            )
-        except LocalEntryNotFoundError as error:
-            raise no_network("huggingface.co", twin) from error
-        except HfHubHTTPError as error:
-            raise DownloadError(
-                f"The hub refused {options.repo_id} at {options.revision}: "
-                f"{str(error).splitlines()[0]} A gated data set needs {options.token_env}."
-            ) from error
+    try:
+        huggingface_hub.snapshot_download(
+            options.repo_id,
+            repo_type="dataset",
+            revision=options.revision,
+            allow_patterns=list(options.allow_patterns) if options.allow_patterns else None,
+            local_dir=partial,
+            token=os.environ.get(options.token_env) or None,
+        )
+    except LocalEntryNotFoundError as error:
+        raise no_network("huggingface.co", twin) from error
+    except HfHubHTTPError as error:
+        raise DownloadError(
+            f"The hub refused {options.repo_id} at {options.revision}: "
+            f"{str(error).splitlines()[0]} A gated data set needs {options.token_env}."
+        ) from error
     for packed, folder in options.unpack.items():
         if (partial / packed).is_file():
             unpack(partial / packed, partial / folder)
             (partial / packed).unlink()
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     partial.replace(place)
-
-
-@contextlib.contextmanager
-def _lines_of_progress(wanted: bool) -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-    from huggingface_hub.utils import enable_progress_bars as enable
-
-    if wanted or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable()
 
 
 # --- one file -----------------------------------------------------------------------------------
@@ -135,11 +116,11 @@ def download(
     import pooch
     import requests
 
-    place.parent.mkdir(parents=True, exist_ok=True)
     partial, host = place.with_name(place.name + ".partial"), urlsplit(url).netloc
     for attempt in range(_ATTEMPTS):
         before = partial.stat().st_size if partial.exists() else 0
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             _transfer(url, partial, progress=progress)
             break
         except requests.HTTPError as error:
@@ -156,6 +137,8 @@ def download(
                 ) from error
             partial.unlink(missing_ok=True)
             raise no_network(host, twin) from error
+        except OSError as error:
+            raise DownloadError(f"'{partial}' cannot be written: {error.strerror}.") from error
     locked = _lock(cache).get(url)
     expected = digest if digest != "unknown" else locked or "unknown"
     algorithm = expected.partition(":")[0] if expected != "unknown" else "sha256"

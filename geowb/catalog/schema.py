@@ -337,7 +337,11 @@ class Entry(_Strict):
 
     @model_validator(mode="after")
     def _placeholders_and_uri(self) -> Entry:
-        own = {name for f in getattr(self.driver.options, "files", ()) for name in f.each}
+        own: set[str] = set()
+        for file in getattr(self.driver.options, "files", ()):
+            own |= set(file.each)
+            if unknown := placeholders_in([file.url, file.path]) ^ set(file.each):
+                raise ValueError(f"{{{min(unknown)}}} must stand in each and in url or path")
         used = placeholders_in([self.uri, self.driver.model_dump()]) - {*FILE_FIELDS, *own}
         declared = set(self.placeholders)
         if reserved := declared & set(FILE_FIELDS):

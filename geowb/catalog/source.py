@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from geowb import paths
 from geowb.catalog.load import load
-from geowb.catalog.schema import Entry, expand
+from geowb.catalog.schema import ArchiveFile, Entry, expand
 from geowb.errors import DataError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -208,14 +208,14 @@ class Source:
     def files(self, fields: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Paths or URLs that this selection reads, and what of it is not on this machine."""
         driver, uri = self.reader(fields)
-        if driver is None:
-            options = self.entry.driver.options
-            wanted = [options.path] if self.entry.driver.name == "hub" else []
-            wanted = wanted or [file.path for file in options.all_files()] or [uri]
-        else:
+        if driver is not None:
             wanted = [uri]
             if driver.name == "raster":
                 wanted += [label.uri for label in driver.options.labels.values()]
+        elif self.entry.driver.name == "hub":
+            wanted = [self.entry.driver.options.path]
+        else:
+            wanted = [uri] if uri else [file.path for file in self._brought()]
         found, absent = [], []
         for pattern in wanted:
             if pattern.startswith(("http://", "https://")):
@@ -224,7 +224,21 @@ class Source:
                 found += map(str, matches)
             else:
                 absent.append(pattern)
+        if any(Path(path).is_relative_to(self.catalog.downloads) for path in found):
+            # A download of many files may have been interrupted half-way.
+            absent += [f.path for f in self._brought() if not self.catalog.find(f.path)]
         return found, absent
+
+    def _brought(self) -> list[ArchiveFile]:
+        """Files that a download brings for this entry: all, or those in its own top folder."""
+        bringer = self.catalog[self.entry.part_of] if self.entry.part_of else self
+        if bringer.entry.driver.name != "archive":
+            return []
+        files = bringer.entry.driver.options.all_files()
+        if bringer is self:
+            return files
+        own = self.entry.uri.partition("/")[0]
+        return [file for file in files if file.path.partition("/")[0] == own]
 
     def status(self) -> str:
         """Say where the data is: "embedded", "here", "remote" or "missing"."""
@@ -235,10 +249,7 @@ class Source:
             return "remote"
         if not any(self.files(fields)[1] for fields in self.selections()):
             return "here"
-        brings = (
-            name == "hub" or self.entry.part_of or getattr(self.entry.driver.options, "files", ())
-        )
-        return "remote" if brings else "missing"
+        return "remote" if name == "hub" or self._brought() else "missing"
 
     def missing(self, fields: Mapping[str, str]) -> str | None:
         """Say what of a selection is not on this machine, where it was sought, how to get it."""
@@ -284,24 +295,15 @@ class Source:
         if status == "remote":
             target = self.catalog.downloads
             if driver.name == "hub":
-                fetch.hub(driver.options, target, twin=self.entry.twin, progress=progress)
+                fetch.hub(driver.options, target, twin=self.entry.twin)
             else:
-                bringer = self.catalog[self.entry.part_of] if self.entry.part_of else self
-                every = bringer.entry.driver.options.all_files()
-                wanted = [file for file in every if self._needs(file.path)]
-                absent = [file for file in wanted if not self.catalog.find(file.path)]
+                absent = [f for f in self._brought() if not self.catalog.find(f.path)]
                 fetch.archive(absent, target, twin=self.entry.twin, progress=progress)
         found, absent = self.files(self.selections()[0])
         if absent:
             raise DataError(f"Entry '{self.name}' was downloaded, but brought no '{absent[0]}'.")
         first = Path(found[0])
         return first if len(found) == 1 else Path(os.path.commonpath(found))
-
-    def _needs(self, path: str) -> bool:
-        """Whether a file of the archive is in this entry's own top folder."""
-        if not self.entry.part_of:
-            return True
-        return path.partition("/")[0] == self.entry.uri.partition("/")[0]
 
     # --- opening ---
 
