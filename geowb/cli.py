@@ -183,7 +183,7 @@ def _show_study(name: str) -> None:
     rows = []
     for p in study.parameters.values():
         if p.rules.get("role") != "run_dir":
-            limits = [f"{k} {p.rules[k]}" for k in ("min", "max") if k in p.rules]
+            limits = [f"{k} {p.rules[k]}" for k in ("min", "above", "max") if k in p.rules]
             limits += [" | ".join(map(str, p.rules.get("choices", [])))]
             rows.append(
                 (p.name, p.type, as_text(p.default), p.help, ", ".join(filter(None, limits)))

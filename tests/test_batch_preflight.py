@@ -111,6 +111,7 @@ def test_any_value_survives_papermills_injection(case):
         ({"choices": ["swin_demo", "unet"]}, "swin_dmo", "Did you mean 'swin_demo'"),
         ({"choices": ["swin_demo", "unet"]}, "xyz", "Known: swin_demo, unet"),
         ({"min": 1}, 0, "below the smallest value allowed, 1"),
+        ({"above": 0}, 0.0, "is not above 0"),
         ({"max": 1.0}, 1.5, "above the largest value allowed, 1.0"),
     ],
 )

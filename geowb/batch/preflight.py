@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geowb.batch.studies import TYPES, Parameter, Study, load_study
+from geowb.batch.studies import RULES, TYPES, Parameter, Study, load_study
 from geowb.errors import GeowbError, RequestError, did_you_mean
 
 __all__ = ["CHECKS", "as_text", "convert", "preflight"]
@@ -93,7 +93,7 @@ def convert(parameter: Parameter, value: Any) -> Any:
     ------
     ValueError
         The value is not of the type, not finite, or against the study's
-        `choices`, `min` or `max`; names parameter, value and what is expected.
+        `choices`, `min`, `above` or `max`; names parameter, value and what is expected.
     """
     if parameter.type not in TYPES:
         return value
@@ -185,6 +185,8 @@ def _check_range(parameter: Parameter, item: Any) -> None:
         raise ValueError(f"{told} is not a choice. {did_you_mean(item, rules['choices'])}")
     if "min" in rules and item < rules["min"]:
         raise ValueError(f"{told} is below the smallest value allowed, {rules['min']}.")
+    if "above" in rules and item <= rules["above"]:
+        raise ValueError(f"{told} is not above {rules['above']}.")
     if "max" in rules and item > rules["max"]:
         raise ValueError(f"{told} is above the largest value allowed, {rules['max']}.")
 
@@ -197,7 +199,7 @@ def _shown(value: Any) -> str:
 def _arguments(parameter: Parameter) -> dict[str, Any]:
     """Take what the parameter's check is called with from the metadata, unresolved."""
     rules = parameter.rules
-    return {k: v for k, v in rules.items() if k not in ("check", "choices", "min", "max", "role")}
+    return {name: rule for name, rule in rules.items() if name not in RULES}
 
 
 def _references(parameter: Parameter, values: Mapping[str, Any]) -> set[str]:

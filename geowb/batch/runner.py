@@ -187,7 +187,7 @@ def _run(
         record |= _tidy(partial / "notebook.ipynb", study)
         record["data"] = _provenance(study, values)
         write_json(partial / "run.json", record)
-        return load_run(_finish(partial, out, name))
+        return load_run(_finish(partial, name))
     except OSError as error:
         raise RunFailed(f"{study.name}: {error}. What was written lies in {partial}.") from error
     except (KeyboardInterrupt, SystemExit):
@@ -208,7 +208,7 @@ def _partial(out: Path, name: str) -> Path:
     return partial
 
 
-def _finish(partial: Path, out: Path, name: str) -> Path:
+def _finish(partial: Path, name: str) -> Path:
     """Give the run its final name, and this name to every text in it that has the temporary one."""
     for count in itertools.count(1):
         final = partial.parent / (name if count == 1 else f"{name}-{count}")

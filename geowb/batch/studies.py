@@ -17,13 +17,23 @@ from typing import Any
 
 from geowb.errors import RequestError, did_you_mean
 
-__all__ = ["TYPES", "Parameter", "Study", "find_studies", "lint", "load_study", "read_parameters"]
+__all__ = [
+    "RULES",
+    "TYPES",
+    "Parameter",
+    "Study",
+    "find_studies",
+    "lint",
+    "load_study",
+    "read_parameters",
+]
 
 #: Types that a parameter can have, as they are written in the parameters cell.
 TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 
-_RULES = {"check", "choices", "min", "max", "role"}
-_RULES |= {"catalog", "variables", "bands", "selection", "model"}  # arguments of checks
+#: What a study's metadata can say of a parameter; beside these, the arguments of its check.
+RULES = frozenset({"check", "choices", "min", "above", "max", "role"})
+_ARGUMENTS = frozenset({"catalog", "variables", "bands", "selection", "model"})
 
 
 @dataclass(frozen=True)
@@ -200,14 +210,14 @@ def _line_problem(node: ast.stmt, text: str) -> str:
 
 
 def _block_problems(block: Mapping[str, Any], names: set[str]) -> list[str]:
-    problems = []
+    problems, known = [], RULES | _ARGUMENTS
     for name, rules in block.get("parameters", {}).items():
         if name not in names:
             problems.append(f"Its metadata has rules for '{name}'. {did_you_mean(name, names)}")
         problems += [
-            f"Its metadata has an unknown rule '{rule}' for '{name}'. {did_you_mean(rule, _RULES)}"
+            f"Its metadata has an unknown rule '{rule}' for '{name}'. {did_you_mean(rule, known)}"
             for rule in rules
-            if rule not in _RULES
+            if rule not in known
         ]
     for profile, values in block.get("profiles", {}).items():
         problems += [
