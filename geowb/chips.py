@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
-__all__ = ["SPLITS", "ChipDataset", "cut", "split_by_place"]
+__all__ = ["SPLITS", "ChipDataset", "cut", "split_by_place", "what_split_shows"]
 
 #: Names of the splits, in the order of the fractions.
 SPLITS = ("train", "val", "test")
@@ -87,7 +87,7 @@ def split_by_place(
     chips: pd.DataFrame,
     *,
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
-    block: int = 2,
+    block: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Assign chips to train, val and test by square blocks of `block` x `block` chips.
@@ -126,6 +126,29 @@ def split_by_place(
         dealt = {**_deal(filled, fractions, rng), **_deal(empty + 1, fractions, rng)}
         chips.loc[part.index, "split"] = part["block"].map(dealt)
     return chips
+
+
+def what_split_shows(chips: pd.DataFrame) -> str:
+    """Say in a sentence or two what a test on this split can and cannot show.
+
+    >>> print(what_split_shows(chips))  # doctest: +SKIP
+    """
+    size = int(chips["size"].iloc[0])
+    if "block" not in chips:
+        return "The split is the publisher's: it shows what its places are apart."
+    places = chips.groupby(["scene", "sample"]).ngroups
+    if places == 1:
+        return (
+            f"One scene, split into blocks of chips of {size} pixels: the test shows how well a "
+            "model fills in between the labels of this scene, on this date. Blocks that touch look "
+            "alike, so the error is a lower bound; it cannot show how the model does at another "
+            "place, in another season or under another sensor."
+        )
+    return (
+        f"{places} scenes, each split into blocks of chips of {size} pixels: the test shows how "
+        "well a model fills in between the labels of places that it has seen. Blocks that touch "
+        "look alike; a new place needs a scene that was left out of training."
+    )
 
 
 def _deal(blocks: pd.Series, fractions: Sequence[float], rng: np.random.Generator) -> dict:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
-__all__ = ["AGB_BINS", "at_labels", "map_scenes", "rmse", "rmse_by_bin"]
+__all__ = ["AGB_BINS", "as_text", "at_labels", "map_scenes", "rmse", "rmse_by_bin"]
 
 #: Bins of above-ground biomass, Mg/ha, half open (granite-geospatial-biomass, binwise_rmse.py).
 AGB_BINS: tuple[tuple[float, float], ...] = ((0, 100), (100, 200), (200, 300))
@@ -104,6 +104,18 @@ def rmse_by_bin(
         {"pixels": [len(part) for part in chosen.values()], "rmse": map(rmse, chosen.values())},
         index=pd.Index(chosen, name="bin"),
     )
+
+
+def as_text(errors: pd.DataFrame, title: str = "") -> pd.DataFrame:
+    """Write a table of errors with one decimal; an empty bin says "no pixels".
+
+    >>> as_text(pd.DataFrame({"pixels": [3, 0], "unet": [12.34, float("nan")]})).unet.tolist()
+    ['12.3', 'no pixels']
+    """
+    text = errors.map(lambda value: "no pixels" if np.isnan(value) else f"{value:.1f}")
+    if "pixels" in errors:
+        text["pixels"] = errors["pixels"]
+    return text.rename_axis(columns=title)
 
 
 def map_scenes(

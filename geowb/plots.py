@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from IPython.display import Image
 
-__all__ = ["bars", "curves", "layout", "raster", "rgb", "scatter", "show"]
+__all__ = ["bars", "curves", "layout", "raster", "rgb", "scatter", "shots", "show"]
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -104,7 +104,13 @@ def raster(
     )
 
 
-def shots(labels: xr.DataArray, *, title: str = "", limits: tuple[float, float]) -> hv.Points:
+def shots(
+    labels: xr.DataArray,
+    *,
+    title: str = "",
+    limits: tuple[float, float],
+    cmap: str = "viridis",
+) -> hv.Points:
     """Show sparse labels as points, coloured by value.
 
     >>> shots(scene.agb, title="GEDI shots", limits=(0, 300))  # doctest: +SKIP
@@ -122,7 +128,7 @@ def shots(labels: xr.DataArray, *, title: str = "", limits: tuple[float, float])
     return points.opts(
         **_axes(title),
         color="value",
-        cmap="viridis",
+        cmap=cmap,
         clim=limits,
         colorbar=True,
         clabel=labels.attrs.get("units", ""),
@@ -173,6 +179,7 @@ def bars(table: pd.DataFrame, *, title: str = "", ylabel: str = "RMSE (Mg/ha)") 
         color=hv.Cycle(colours),
         aspect=2,
         multi_level=False,
+        xlim=(-0.6, len(table) - 0.2),
         show_legend=True,
         legend_position="right",
     )
@@ -186,15 +193,16 @@ def curves(
     >>> curves({"U-Net": fit.history})  # doctest: +SKIP
     """
     hv = _holoviews()
+    last = max((len(history) for history in histories.values()), default=1)
+    ticks = sorted({round(tick) for tick in np.linspace(1, last, 8)})
     lines = [
         hv.Curve((history["epoch"] + 1, history["val_rmse"]), "epoch", ylabel, label=name).opts(
-            color=COLOURS[i % len(COLOURS)], linewidth=2
+            color=COLOURS[i % len(COLOURS)], linewidth=2, xticks=ticks
         )
         for i, (name, history) in enumerate(histories.items())
     ]
-    return hv.Overlay(lines).opts(
-        title=title, aspect=2, legend_position="top_right", show_grid=True
-    )
+    axes = {"title": title, "aspect": 2, "show_grid": True}
+    return hv.Overlay(lines).opts(legend_position="right", **axes)
 
 
 def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:
