@@ -48,10 +48,6 @@ def main() -> None:
         if debug:
             raise
         _fail(str(error), error.exit_status)
-    except BrokenPipeError:
-        # The reader of a pipe has gone (`geowb studies | head`): nothing to say, nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:  # the last stop before a person
         if debug:
             raise
