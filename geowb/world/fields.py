@@ -55,7 +55,7 @@ class Grid:
     @cached_property
     def n(self) -> int:
         """Domain size: a length with small prime factors, a multiple of 4."""
-        n = max(256, self.size + 96)
+        n = max(256, self.size + 64)
         return 4 * fft.next_fast_len(-(-n // 4), real=True)
 
     def crop(self, field: Array) -> Array:
