@@ -73,7 +73,7 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             leaf=(250, 530, 280, 4300, 2080, 830), bark=(520, 720, 850, 2300, 2500, 1500),
             grass=(400, 800, 530, 3500, 2600, 1380),
             soils=((650, 980, 1650, 2500, 3350, 2750), (850, 1250, 1700, 2500, 3000, 2500)),
-            closure=42, shade=(0.50, 85), rough=0.085,
+            closure=42, shade=(0.50, 85), rough=0.068,
             green_day=80, dry_grass=0.42, dry_leaf=0.93,
             cloud=(0.72, 0.25), cloud_day=45,
             cloud_kinds={"cumulus": 0.55, "deck": 0.30, "cirrus": 0.15},

@@ -154,7 +154,7 @@ def _look(
     shift = 10.0 * streams.rng("season", image.day.year).standard_normal()  # days
     light = surface.reflectance(image.day.timetuple().tm_yday, shift)
     light *= illumination(land.slope, *sun)
-    light = sensor.observe(light, image.sensor)
+    light = sensor.observe(streams.rng("registration", date), light, image.sensor)
     if clouds:
         sky = skies.make_sky(streams, grid, surface.region, date, image.cover, *sun)
         light = sky.cover_ground(light)

@@ -27,10 +27,12 @@ __all__ = [
 SENSORS = {"L30": (8, 10.1), "S30": (5, 10.5)}
 #: Standard deviation of the point spread, in pixels of 30 m.
 _BLUR = {"L30": 0.5, "S30": 0.4}
+#: Standard deviation of the misregistration of one date, in pixels.
+_REGISTRATION = 0.2
 #: Share of a pixel's light that comes from its surroundings of 600 m, by band.
 _ADJACENT = np.array([0.10, 0.07, 0.05, 0.04, 0.015, 0.01])
 #: Scene-wide error of the atmospheric correction, counts.
-_CORRECTION = np.array([28, 22, 18, 22, 12, 10])
+_CORRECTION = np.array([35, 30, 25, 35, 25, 20])
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,15 @@ def sun_position(day: int, hour: float, latitude: float) -> tuple[float, float]:
     return float(np.arccos(up)), float(np.arctan2(east, north))
 
 
-def observe(light: Array, sensor: str) -> Array:
-    """Blur `(6, y, x)` counts by the optics and by the air (adjacency effect)."""
-    seen = np.empty_like(light)
+def observe(rng: np.random.Generator, light: Array, sensor: str) -> Array:
+    """Blur `(6, y, x)` counts by the optics and by the air, and lay them a little off the grid."""
+    taps = np.arange(-3, 4)
+    kernels = [np.exp(-0.5 * ((taps - off) / _BLUR[sensor]) ** 2)
+               for off in _REGISTRATION * rng.standard_normal(2)]  # fmt: skip
+    seen, middle = np.empty_like(light), np.empty_like(light[0])
     for band, share in enumerate(_ADJACENT):
-        ndimage.gaussian_filter(light[band], _BLUR[sensor], output=seen[band], mode="nearest")
+        ndimage.correlate1d(light[band], kernels[0] / kernels[0].sum(), 0, middle, "nearest")
+        ndimage.correlate1d(middle, kernels[1] / kernels[1].sum(), 1, seen[band], "nearest")
         around = ndimage.uniform_filter(seen[band], 21, mode="nearest")
         around -= seen[band]
         around *= share
@@ -110,10 +116,11 @@ def observe(light: Array, sensor: str) -> Array:
 
 
 def noise(rng: np.random.Generator, signal: Array) -> Array:
-    """Noise of the instrument and of the atmospheric correction, in counts."""
+    """Noise of the instrument, and what view angle and atmospheric correction leave, in counts."""
     added = np.empty_like(signal)
+    gain = 0.02 * rng.standard_normal()
     for band, error in enumerate(_CORRECTION * rng.standard_normal(6)):
-        added[band] = 8.0 + 0.004 * signal[band]
+        added[band] = 8.0 + 0.006 * signal[band]
         added[band] *= rng.standard_normal(signal.shape[1:], np.float32)
-        added[band] += error
+        added[band] += gain * signal[band] + error
     return added
