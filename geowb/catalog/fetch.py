@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import shutil
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["archive", "download", "hub", "member_problem", "no_network", "unpack"]
 
 _ATTEMPTS = 4
+#: What a damaged or encrypted archive raises.
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
+)  # fmt: skip
 
 
 def no_network(host: str, twin: str | None) -> DownloadError:
@@ -42,8 +47,13 @@ def archive(
             download(file.url, place, file.digest, target, twin=twin, progress=progress)
             continue
         packed = place.with_name(place.name + ".archive")
-        download(file.url, packed, file.digest, target, twin=twin, progress=progress)
-        unpack(packed, place)
+        if not packed.exists():  # whole and verified, if it is there
+            download(file.url, packed, file.digest, target, twin=twin, progress=progress)
+        try:
+            unpack(packed, place)
+        except DownloadError:
+            packed.unlink()
+            raise
         packed.unlink()
 
 
@@ -127,16 +137,15 @@ def download(
             status = f"{error.response.status_code} {error.response.reason}"
             raise DownloadError(f"{host} answered {status} for {url}.") from error
         except (requests.RequestException, EOFError) as error:
-            grown = partial.exists() and partial.stat().st_size > before
-            if grown and attempt < _ATTEMPTS - 1:
+            have = partial.stat().st_size if partial.exists() else 0
+            if have > before and attempt < _ATTEMPTS - 1:
                 continue
-            if partial.exists() and partial.stat().st_size:
-                raise DownloadError(
-                    f"The transfer of {url} broke off after {partial.stat().st_size:,} bytes. "
-                    "Run the same command again: it goes on from there."
-                ) from error
-            partial.unlink(missing_ok=True)
-            raise no_network(host, twin) from error
+            if not have and isinstance(error, requests.ConnectionError | requests.Timeout):
+                raise no_network(host, twin) from error
+            raise DownloadError(
+                f"The transfer of {url} broke off after {have:,} bytes. "
+                "Run the same command again: it goes on from there."
+            ) from error
         except OSError as error:
             raise DownloadError(f"'{partial}' cannot be written: {error.strerror}.") from error
     locked = _lock(cache).get(url)
@@ -185,9 +194,9 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
             have = partial.stat().st_size
             headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as reply:
-        if reply.status_code == 416:  # nothing after what is here: start again
+        if reply.status_code == 416:  # the server has nothing after what is here: start again
             partial.unlink()
-            raise EOFError(url)
+            return _transfer(url, partial, progress=progress)
         reply.raise_for_status()
         start = have if _resumed(reply, have) else 0
         length = reply.headers.get("Content-Length")
@@ -202,11 +211,12 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
         ):
             name = partial.name.removesuffix(".partial").removesuffix(".archive")
             task = bar.add_task(name, total=total, completed=start)
-            for block in reply.iter_content(1 << 20):
+            for block in reply.iter_content(1 << 16):
                 sink.write(block)
                 bar.update(task, advance=len(block))
     if total is not None and partial.stat().st_size != total:
         raise EOFError(url)
+    return None
 
 
 def _resumed(reply: requests.Response, have: int) -> bool:
@@ -253,8 +263,10 @@ def unpack(packed: Path, folder: Path) -> None:
         while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
             inner = inside[0]
         inner.replace(folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as e:
-        raise DownloadError(f"'{packed}' cannot be unpacked: {e}. Nothing was kept of it.") from e
+    except (*_BROKEN, OSError) as error:
+        raise DownloadError(
+            f"'{packed}' cannot be unpacked: {error}. Nothing was kept of it."
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -281,3 +293,5 @@ def _untar(source: tarfile.TarFile, folder: Path) -> None:
             source.extract(member, folder, filter="data")
         except tarfile.FilterError as error:
             raise _refuse(source, str(error)) from error
+    while source.fileobj and source.fileobj.read(1 << 20):
+        pass  # only at the end of the stream is its checksum compared

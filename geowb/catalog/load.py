@@ -18,7 +18,7 @@ from geowb.errors import CatalogError, did_you_mean
 
 __all__ = ["load"]
 
-_MAX_CHARACTERS = 2_000_000
+_MAX_CHARACTERS, _MAX_DEPTH = 2_000_000, 30
 
 Location = tuple[str | int, ...]
 _SCALARS = {f"tag:yaml.org,2002:{t}" for t in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -170,6 +170,22 @@ def _entries(raw: dict[str, Any], plain: _Plain) -> dict[str, Entry]:
     return entries
 
 
+def _refuse_dangers(path: Path, text: str) -> None:
+    """Refuse aliases and deep nesting, by which a small file can grow without bound."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise CatalogError(
+                f"{path}, line {line}: the alias *{event.anchor} is not allowed; "
+                "write the block out, or use variants."
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise CatalogError(f"{path}, line {line}: nested too deeply to be a catalog.")
+
+
 def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
     """Read and validate a catalog file.
 
@@ -188,13 +204,7 @@ def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
         raise CatalogError(f"{path} has {len(text)} characters: that is no catalog.")
     plain = _Plain()
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise CatalogError(
-                    f"{path}, line {line}: the alias *{event.anchor} is not allowed; "
-                    "write the block out, or use variants."
-                )
+        _refuse_dangers(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = plain.convert(node) if node else {}
     except yaml.YAMLError as error:
@@ -203,8 +213,6 @@ def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
         raise CatalogError(
             f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}."
         ) from error
-    except RecursionError as error:
-        raise CatalogError(f"{path} is nested too deeply to be a catalog.") from error
     if not isinstance(raw, dict):
         raise CatalogError(f"{path}, line 1: a catalog is a block of named entries.")
     meta = Meta()

@@ -83,7 +83,7 @@ def grid_problem(image: Any, label: Any) -> str | None:
     if image.crs and label.crs and image.crs != label.crs:
         return f"its CRS is {label.crs.to_string()}, the image's {image.crs.to_string()}"
     a, b = _transform(image), _transform(label)
-    columns, rows = (b.c - a.c) / (a.a or 1), (b.f - a.f) / (a.e or 1)
+    columns, rows = (b.c - a.c) / a.a + 0.0, (b.f - a.f) / a.e + 0.0  # + 0.0: no -0
     if max(abs(columns), abs(rows)) > 5e-4:
         return (
             f"it is shifted by {columns:.4g} columns and {rows:.4g} rows "
@@ -205,10 +205,10 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
 
 def _with_crs(scene: xr.Dataset, image: xr.DataArray, source: Source) -> xr.Dataset:
     declared, own = source.entry.metadata.crs, image.rio.crs
-    if declared == "none":
-        return scene
     if problem := crs_problem(declared, own):
         raise DataError(f"Entry '{source.name}': {problem}.")
+    if own is None and declared == "none":
+        return scene
     return scene.rio.write_crs(own or declared).rio.write_transform(image.rio.transform())
 
 
@@ -245,6 +245,8 @@ def find_chips(folder: Path, template: str) -> list[tuple[Path, dict[str, str]]]
     matcher = re.compile(pattern)
     found = []
     for path in sorted(folder.glob(re.sub(r"\{\w+\}", "*", template))):
+        if path.name.endswith((".aux.xml", ".ovr")):  # GDAL writes these beside images
+            continue
         if match := matcher.fullmatch(path.relative_to(folder).as_posix()):
             found.append((path, {"sample": path.stem, **match.groupdict()}))
     return found

@@ -185,9 +185,7 @@ class Source:
             driver = driver.options.then
         if driver is None:
             return None, expand(self.entry.uri, fields)
-        options = type(driver.options).model_validate(
-            expand(driver.options.model_dump(exclude_unset=True), fields)
-        )
+        options = type(driver.options).model_validate(expand(driver.options.model_dump(), fields))
         return driver.model_copy(update={"options": options}), expand(self.entry.uri, fields)
 
     @property
