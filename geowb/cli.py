@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,13 +146,16 @@ def run(
         raise typer.Exit(130) from None
     for warning in result.warnings:
         typer.echo(warning, err=True)
-    rows = [
-        (name, "n/a" if m["value"] is None else f"{m['value']:.6g}", m["unit"])
-        for name, m in result.metrics.items()
-    ]
+    rows = [(name, _shown(m["value"]), m["unit"]) for name, m in result.metrics.items()]
     if rows:
         _table(("metric", "value", "unit"), rows, err=True)
     typer.echo(result.path)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _assignments(words: Iterable[str]) -> dict[str, str]:
@@ -176,15 +179,12 @@ def _show_study(name: str) -> None:
     if study.paper:
         typer.echo(f"Paper: https://arxiv.org/abs/{study.paper}")
     typer.echo(f"Notebook: {study.path}\n")
-    rows = []
-    for p in study.parameters.values():
-        if p.rules.get("role") != "run_dir":
-            limits = [f"{k} {p.rules[k]}" for k in ("min", "above", "max") if k in p.rules]
-            limits += [" | ".join(map(str, p.rules.get("choices", [])))]
-            rows.append(
-                (p.name, p.type, as_text(p.default), p.help, ", ".join(filter(None, limits)))
-            )
-    _table(("parameter", "type", "default", "what it is", "allowed"), rows)
+    rows = [
+        (p.name, p.type, as_text(p.default), f"{p.help} {_limits(p.rules)}".strip())
+        for p in study.parameters.values()
+        if p.rules.get("role") != "run_dir"
+    ]
+    _table(("parameter", "type", "default", "what it is"), rows)
     if study.profiles:
         typer.echo()
         shown = (
@@ -196,28 +196,43 @@ def _show_study(name: str) -> None:
         typer.echo(problem, err=True)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
+def _limits(rules: Mapping[str, Any]) -> str:
+    limits = [f"{k} {rules[k]}" for k in ("min", "above", "max") if k in rules]
+    limits += [" | ".join(map(str, rules["choices"]))] if "choices" in rules else []
+    return f"({', '.join(limits)})" if limits else ""
+
+
+def _table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False, clip: bool = False
+) -> None:
+    """Print a table; in a pipe or a file a line a row, and with `clip` everywhere."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
     console = Console(stderr=err, highlight=False)
-    if not console.is_terminal:  # for a pipe or a file: one line a row
+    if not console.is_terminal:
         console = Console(stderr=err, highlight=False, width=10_000)
+    cells = [[str(cell) for cell in row] for row in rows]
+    if clip:
+        used = sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
+        room = max(20, console.width - used)
+        cells = [[*row[:-1], textwrap.shorten(row[-1], room, placeholder="...")] for row in cells]
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     console.print(table)
 
 
 @catalog_app.command("list")
 def catalog_list(catalog: CatalogFile = "") -> None:
-    """List the data sets and whether they are here.
+    """List the data sets and whether they are here; `geowb catalog show` says more.
 
     Example: geowb catalog list
     """
+    columns = ("name", "category", "status", "description")
     rows = geowb.open_catalog(catalog or None).table()
-    _table(list(rows[0]) if rows else ["name"], [list(row.values()) for row in rows])
+    _table(columns, [[row[column] for column in columns] for row in rows], clip=True)
 
 
 @catalog_app.command("show")

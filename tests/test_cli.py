@@ -206,8 +206,8 @@ def test_studies_shows_the_parameters_of_one(study):
         shown = call(*words)
         assert shown.exit_code == 0
         rows = [line.split() for line in shown.stdout.splitlines()]
-        assert ["epochs", "int", "3", "passes", "min", "1"] in rows
-        assert ["encoder", "str", "unet", "unet", "|", "swin_demo"] in rows
+        assert ["epochs", "int", "3", "passes", "(min", "1)"] in rows
+        assert ["encoder", "str", "unet", "(unet", "|", "swin_demo)"] in rows
         assert ["teaching", "epochs=2"] in rows
         assert "run_dir" not in shown.stdout
 
@@ -225,7 +225,10 @@ class FakeCatalog(dict):
         self._problems = problems
 
     def table(self):
-        return [{"name": "world", "status": "embedded"}, {"name": "[b]x[/b]", "status": "missing"}]
+        columns = ("name", "category", "licence", "status", "description")
+        rows = [("world", "simulated", "Apache-2.0", "embedded", "A world")]
+        rows += [("[b]x[/b]", "floods", "unknown", "missing", "Long " * 50)]
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def describe(self):
         return "A simulated world."
@@ -244,7 +247,9 @@ def test_the_catalog_commands(monkeypatch):
         geowb, "open_catalog", lambda path: opened.append(path) or catalog, raising=False
     )
     rows = [line.split() for line in call("catalog", "list").stdout.splitlines()]
-    assert rows == [["name", "status"], ["world", "embedded"], ["[b]x[/b]", "missing"]]
+    assert rows[0] == ["name", "category", "status", "description"]
+    assert rows[1] == ["world", "simulated", "embedded", "A", "world"]
+    assert rows[2] == ["[b]x[/b]", "floods", "missing", *["Long"] * 50]
     assert call("catalog", "show", "world").stdout == "A simulated world.\n"
     assert call("catalog", "get", "world", "--catalog", "my.yaml").stdout == "/data/world\n"
     assert opened == [None, None, "my.yaml"]
