@@ -327,7 +327,13 @@ def lab(
         off = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
         page.write_text(json.dumps(off), encoding="utf-8")
         paths = os.pathsep.join(filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), folder]))
-        done = subprocess.run(command, env=os.environ | {"JUPYTER_CONFIG_PATH": paths}, check=False)
+        # Ctrl-C is JupyterLab's: it asks before it shuts down.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            env = os.environ | {"JUPYTER_CONFIG_PATH": paths}
+            done = subprocess.run(command, env=env, check=False)
+        finally:
+            signal.signal(signal.SIGINT, before)
     raise typer.Exit(done.returncode)
 
 
