@@ -321,7 +321,9 @@ def test_chips_faults(tmp_path: Path) -> None:
     sized = source(tmp_path, CHIPS.replace("splits:", "size: 8\n      splits:")).open()
     assert sized.reflectance.load().shape == (4, 2, 8, 8)
     tif(tmp_path / "set/test/c_lab.tif", np.zeros((4, 4), "uint8"))
-    assert "off its grid: it has 4 x 4" in check(tmp_path)[0]
+    assert "off its image's grid: it has 4 x 4" in check(tmp_path)[0]
+    (tmp_path / "set/test/c_img.tif").write_text("no raster")
+    assert "c_img.tif' is not a raster that can be read" in check(tmp_path)[0]
     source(tmp_path, CHIPS.replace("_img.tif", "_image.tif"))
     assert "fits '{split}/{sample}_image.tif'" in check(tmp_path)[0]
 

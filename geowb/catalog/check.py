@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from geowb.bands import HLS6, SENSOR_BANDS
+from geowb.bands import HLS6
 from geowb.errors import DataError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -116,133 +115,19 @@ def _content_problems(
 
 
 def file_problems(source: Source, wanted: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Problems in the files of an entry, by their headers."""
-    chosen = [
-        fields
-        for fields in source.selections()
-        if all(
-            not values or fields.get(n, values[0]) in values for n, values in (wanted or {}).items()
-        )
-    ]
-    problems: list[str] = []
-    for fields in chosen:
-        driver, uri = source.reader(fields)
-        if driver is None or driver.name == "world" or source.is_url:
-            continue
-        if driver.name == "stac":
-            from geowb.catalog import stac
+    """Problems in the files of an entry: opening it reads their headers and nothing else."""
+    driver, _ = source.reader({})
+    if driver is None or driver.name == "world" or source.is_url:
+        return []
+    if driver.name == "stac":
+        from geowb.catalog import stac
 
-            if driver.options.sign == "earthdata" and not os.environ.get(
-                stac.token_name(driver.options)
-            ):
-                problems.append(stac.token_missing(driver.options))
-        elif missing := source.missing(fields):
-            problems.append(missing)
-        else:
-            look = _raster_problems if driver.name == "raster" else _chips_problems
-            problems += look(source, driver.options, uri)
-    return list(dict.fromkeys(problems))
-
-
-def _header(path: str, where: str) -> Any:
-    """Open rasterio dataset; DataError if the file is no raster."""
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except RasterioIOError as error:
-        raise DataError(f"{where}: '{path}' is not a raster that can be read ({error}).") from error
-
-
-def _raster_problems(source: Source, options: Any, uri: str) -> Iterator[str]:
-    from geowb.catalog import read
-
-    where = f"Entry '{source.name}'"
-    files = source.catalog.find(uri)
-    try:
-        image = _header(str(files[0]), where)
-    except DataError as error:
-        yield str(error)
-        return
-    with image:
-        if problem := read.crs_problem(source.entry.metadata.crs, image.crs):
-            yield f"{where}: {problem}."
-        if options.variable == "reflectance":
-            yield from _band_problems(image, options, f"{where}: '{files[0]}'")
-        if options.dates and len(options.dates) != len(files) * options.frames:
-            yield f"{where} names {len(options.dates)} dates, its files hold {len(files)}."
-        for name, label in options.labels.items():
-            place = source.catalog.find(label.uri)[0]
+        return [] if stac.has_token(driver.options) else [stac.token_missing(driver.options)]
+    problems: dict[str, None] = {}
+    for fields in source.selections():
+        if all(fields.get(name) in values for name, values in (wanted or {}).items() if values):
             try:
-                with _header(str(place), where) as grid:
-                    if label.band > grid.count:
-                        yield f"{where}: '{place}' has {grid.count} bands, not {label.band}."
-                    if problem := read.grid_problem(image, grid):
-                        yield f"{where}: the label {name} is off the image's grid: {problem}."
-            except DataError as error:
-                yield str(error)
-
-
-def _band_problems(image: Any, options: Any, where: str) -> Iterator[str]:
-    from geowb.catalog import read
-
-    try:
-        names = read.band_names(image.count, options.bands, options.frames)
-    except DataError as error:
-        yield f"{where} {error}."
-        return
-    for name, told in zip(names, image.descriptions, strict=False):
-        meant = _meanings(told or "")
-        if name in HLS6 and meant and name not in meant:
-            yield (
-                f"{where} describes a band as '{told}', which the entry declares to be {name}: "
-                "is the order of bands right?"
-            )
-
-
-def _meanings(description: str) -> set[str]:
-    """Which of the six bands a file's own band description may mean."""
-    text = description.strip().upper()
-    if text in HLS6:
-        return {text}
-    return {
-        name
-        for codes in SENSOR_BANDS.values()
-        for code, name in zip(codes, HLS6, strict=True)
-        if text == code
-    }
-
-
-def _chips_problems(source: Source, options: Any, uri: str) -> Iterator[str]:
-    from geowb.catalog import read
-    from geowb.catalog.schema import expand
-
-    where, folder = f"Entry '{source.name}'", source.catalog.find(uri)[0]
-    found = read.find_chips(folder, options.images)
-    if not found:
-        yield f"{where}: no file in '{folder}' fits '{options.images}'."
-        return
-    path, fields = found[0]
-    try:
-        with _header(str(path), where) as image:
-            if problem := read.crs_problem(source.entry.metadata.crs, image.crs):
-                yield f"{where}: {problem} ('{path}')."
-            yield from _band_problems(image, options, f"{where}: '{path}'")
-            for name, label in options.labels.items():
-                place = folder / expand(label.uri, fields)
-                if not place.is_file():
-                    yield f"{where}: the label {name} of '{path}' is missing ('{place}')."
-                    continue
-                with _header(str(place), where) as grid:
-                    if problem := read.grid_problem(image, grid):
-                        yield f"{where}: the label {name} of '{path}' is off its grid: {problem}."
-    except DataError as error:
-        yield str(error)
-    for name in options.split_files.values():
-        if not (folder / name).is_file():
-            yield f"{where}: the split file '{folder / name}' is missing."
+                source.open(**fields)
+            except (DataError, RequestError) as error:
+                problems[str(error)] = None
+    return list(problems)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geowb.bands import HLS6
+from geowb.bands import HLS6, SENSOR_BANDS
 from geowb.catalog.schema import (
     FILE_FIELDS,
     ChipsOptions,
@@ -25,16 +25,7 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = [
-    "adapt",
-    "band_names",
-    "chips",
-    "crs_problem",
-    "find_chips",
-    "grid_problem",
-    "raster",
-    "world",
-]
+__all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster", "world"]
 
 
 def world(options: WorldOptions, *, seed: int) -> xr.Dataset:
@@ -99,16 +90,24 @@ def _transform(grid: Any) -> Any:
     return grid.transform() if callable(grid.transform) else grid.transform
 
 
-def _read(path: str, entry: str) -> xr.DataArray:
+def _read(path: str) -> xr.DataArray:
     import rioxarray
     from rasterio.errors import RasterioIOError
 
     try:
         return rioxarray.open_rasterio(path, chunks={"x": 2048, "y": 2048}, lock=False)
     except RasterioIOError as error:
-        raise DataError(
-            f"'{path}' of entry '{entry}' cannot be read as a raster: {error}"
-        ) from error
+        raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
+
+
+def _header(path: Path) -> Any:
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    try:
+        return rasterio.open(path)
+    except RasterioIOError as error:
+        raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
 
 
 def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
@@ -139,14 +138,38 @@ def _flags(classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def band_names(count: int, bands: Sequence[str | None] | None, frames: int) -> list[str | None]:
-    """Names of the channels of one date; DataError with both numbers if they do not fit."""
-    if bands is None:
-        bands = [f"band_{i + 1}" for i in range(count // frames)]
-    if len(bands) * frames != count:
+def band_names(path: str, count: int, told: Sequence[str | None], options: Any) -> list[str | None]:
+    """Names of the channels of one date, as the entry declares them.
+
+    Raises
+    ------
+    DataError
+        If the file has another number of channels, or its own band descriptions
+        contradict the declared order.
+    """
+    names, frames = options.bands, options.frames
+    if names is None:
+        names = [f"band_{i + 1}" for i in range(count // frames)]
+    if len(names) * frames != count:
         dates = f" x {frames} dates" if frames > 1 else ""
-        raise DataError(f"has {count} channels, the entry declares {len(bands)}{dates}")
-    return list(bands)
+        raise DataError(f"'{path}' has {count} channels, the entry declares {len(names)}{dates}.")
+    for name, text in zip(names, told, strict=False):
+        meant = _meanings(text or "")
+        if name in HLS6 and meant and name not in meant:
+            raise DataError(
+                f"'{path}' describes a band as '{text}', which the entry declares to be {name}: "
+                "is the order of bands right?"
+            )
+    return list(names)
+
+
+def _meanings(description: str) -> set[str]:
+    """Which of the six HLS bands a file's own band description may mean."""
+    text = description.strip().upper()
+    codes = {
+        (code, name) for c in SENSOR_BANDS.values() for code, name in zip(c, HLS6, strict=True)
+    }
+    return {text} & set(HLS6) or {name for code, name in codes if code == text}
 
 
 def _kept(names: Sequence[str | None]) -> list[int]:
@@ -164,7 +187,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
 
     meta = source.entry.metadata
     files = [uri] if source.is_url else [str(path) for path in source.catalog.find(uri)]
-    images = [_read(path, source.name) for path in files]
+    images = [_read(path) for path in files]
     first = images[0]
     frames = []
     for path, image in zip(files, images, strict=True):
@@ -173,10 +196,9 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
         if options.variable == "fmask":
             frames.append(image.isel(band=0, drop=True).astype("uint8").expand_dims("time"))
             continue
-        try:
-            names = band_names(image.sizes["band"], options.bands, options.frames)
-        except DataError as error:
-            raise DataError(f"'{path}' of entry '{source.name}' {error}.") from error
+        told = image.attrs.get("long_name", ())
+        told = (told,) if isinstance(told, str) else told
+        names = band_names(path, image.sizes["band"], told, options)
         kept = _kept(names)
         values = _masked(image, meta.nodata, image.rio.nodata)
         for frame in range(options.frames):
@@ -193,7 +215,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     scene = stacked.assign_coords(time=time).to_dataset(name=options.variable)
     for name, label in options.labels.items():
         place = label.uri if source.is_url else str(source.catalog.find(label.uri)[0])
-        values = _read(place, source.name)
+        values = _read(place)
         if label.band > values.sizes["band"]:
             raise DataError(f"'{place}' has {values.sizes['band']} bands, not {label.band}.")
         if problem := grid_problem(first.rio, values.rio):
@@ -214,13 +236,13 @@ def _with_crs(scene: xr.Dataset, image: xr.DataArray, source: Source) -> xr.Data
 
 def crs_problem(declared: int | str | None, own: Any) -> str | None:
     """Say what is wrong between the CRS of the entry and that of its file."""
-    import rasterio.crs
+    from rasterio.crs import CRS
 
     if declared == "none":
         return None
     if declared is None:
         return None if own else "the file has no CRS; give metadata.crs, or say crs: none"
-    if own and own != rasterio.crs.CRS.from_user_input(declared):
+    if own and own != CRS.from_user_input(declared):
         return f"the file says CRS {own.to_string()}, the entry {declared}"
     return None
 
@@ -298,19 +320,23 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     """Many images of one size, read lazily, one dask chunk each."""
     import dask.array as da
     import numpy as np
-    import rasterio
     import xarray as xr
 
     meta, folder = source.entry.metadata, source.catalog.find(uri)[0]
     found = find_chips(folder, options.images)
     if not found:
         raise DataError(f"No file in '{folder}' fits '{options.images}' (entry '{source.name}').")
-    with rasterio.open(found[0][0]) as first:
-        count, shape = first.count, first.shape
-    try:
-        names = band_names(count, options.bands, options.frames)
-    except DataError as error:
-        raise DataError(f"'{found[0][0]}' of entry '{source.name}' {error}.") from error
+    with _header(found[0][0]) as first:
+        names = band_names(str(found[0][0]), first.count, first.descriptions, options)
+        shape = first.shape
+        if problem := crs_problem(meta.crs, first.crs):
+            raise DataError(f"Entry '{source.name}': {problem} ('{found[0][0]}').")
+        for label in options.labels.values():
+            place = folder / expand(label.uri, found[0][1])
+            if place.is_file():
+                with _header(place) as grid:
+                    if problem := grid_problem(first, grid):
+                        raise DataError(f"The label '{place}' is off its image's grid: {problem}.")
     size = (options.size, options.size) if options.size else shape
     n, kept = len(found), _kept(names)
 

@@ -189,7 +189,7 @@ class StacOptions(_Strict):
     resolution: float = Field(30.0, gt=0)
     sign: Literal["none", "earthdata", "planetary_computer"] = "none"
     #: Name (never the value) of the environment variable with the access token.
-    token_env: EnvName | None = None
+    token_env: EnvName = "EARTHDATA_TOKEN"
 
 
 class RasterDriver(_Strict):

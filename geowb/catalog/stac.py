@@ -14,7 +14,7 @@ from geowb.errors import DataError, DownloadError, RequestError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["load", "signer", "token_missing", "token_name"]
+__all__ = ["has_token", "load", "signer", "token_missing"]
 
 _SAS = "https://planetarycomputer.microsoft.com/api/sas/v1/token/"
 
@@ -115,9 +115,9 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     if options.sign == "earthdata":
         import odc.stac
 
-        token = os.environ.get(token_name(options))
-        if not token:
+        if not has_token(options):
             raise RequestError(token_missing(options))
+        token = os.environ[options.token_env]
         # With this setting curl drops the token when it is sent on to another host.
         odc.stac.configure_rio(cloud_defaults=True, GDAL_HTTP_AUTH="BEARER", GDAL_HTTP_BEARER=token)
         return lambda href: _guarded(href, ".earthdatacloud.nasa.gov")
@@ -129,17 +129,17 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     return lambda href: f"{_guarded(href, '.blob.core.windows.net')}?{token}"
 
 
-def token_name(options: StacOptions) -> str:
-    """Name of the environment variable that a signer reads."""
-    return options.token_env or "EARTHDATA_TOKEN"
+def has_token(options: StacOptions) -> bool:
+    """Whether the environment holds what the signer needs."""
+    return options.sign != "earthdata" or bool(os.environ.get(options.token_env))
 
 
 def token_missing(options: StacOptions) -> str:
     """Say how to get a token."""
     return (
-        f"HLS from NASA needs an Earthdata token in the environment variable "
-        f"{token_name(options)}: log in at https://urs.earthdata.nasa.gov, choose Generate "
-        "Token, and export it before you start."
+        "HLS from NASA needs an Earthdata token in the environment variable "
+        f"{options.token_env}: log in at https://urs.earthdata.nasa.gov, choose Generate Token, "
+        "and export it before you start."
     )
 
 
