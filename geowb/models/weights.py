@@ -123,12 +123,13 @@ def fit_state(
 
 def _swin_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Give a Swin checkpoint's encoder tensors the names that TerraTorch's encoder uses."""
-    from terratorch.models.backbones.prithvi_swin import convert_weights_swin2mmseg
+    from geowb.models.wrapper import terratorch
 
+    convert = terratorch().models.backbones.prithvi_swin.convert_weights_swin2mmseg
     names = {key: _bare(key) for key in state}
     encoder = {new: state[old] for old, new in names.items() if not re.search(_FOREIGN, new)}
     if any(key.startswith("layers.") for key in encoder):
-        encoder = convert_weights_swin2mmseg(encoder)
+        encoder = convert(encoder)
     return {re.sub(r"^stages\.", "stages_", key): value for key, value in encoder.items()}
 
 

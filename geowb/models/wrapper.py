@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -207,23 +209,39 @@ def _statistics(
     return mean, std
 
 
-def _build_swin(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
-    from terratorch.models import EncoderDecoderFactory
+def terratorch() -> ModuleType:
+    """Import TerraTorch without the global change that its import makes.
 
-    network = EncoderDecoderFactory().build_model(
-        "regression",
-        backbone="prithvi_swin_B",
-        backbone_kwargs={
-            "pretrained": False,
-            # Integers: one plain input channel each; which band it is stands in the model's card.
-            "bands": list(range(len(card["bands"]) * card["frames"])),
-            "drop_path_rate": card["drop_path"],
-            **found.encoder,
-        },
-        decoder="UperNetDecoder",
-        decoder_kwargs={"channels": card["decoder_channels"]},
-        head_kwargs={"learned_upscale_layers": 2, "dropout": card["head_dropout"]},
-        num_outputs=card["outputs"],
+    Importing TerraTorch 1.2 sets ``torch.set_float32_matmul_precision("medium")``: matrix products
+    of float32 then run in bfloat16 where the processor can, 2.5e-3 off in one layer. The caller's
+    choice is put back.
+    """
+    precision = torch.get_float32_matmul_precision()
+    module = importlib.import_module("terratorch")
+    importlib.import_module("terratorch.models.backbones.prithvi_swin")
+    torch.set_float32_matmul_precision(precision)
+    return module
+
+
+def _build_swin(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
+    network = (
+        terratorch()
+        .models.EncoderDecoderFactory()
+        .build_model(
+            "regression",
+            backbone="prithvi_swin_B",
+            backbone_kwargs={
+                "pretrained": False,
+                # One plain input channel each; which band it is stands in the model's card.
+                "bands": list(range(len(card["bands"]) * card["frames"])),
+                "drop_path_rate": card["drop_path"],
+                **found.encoder,
+            },
+            decoder="UperNetDecoder",
+            decoder_kwargs={"channels": card["decoder_channels"]},
+            head_kwargs={"learned_upscale_layers": 2, "dropout": card["head_dropout"]},
+            num_outputs=card["outputs"],
+        )
     )
     return network, 1
 
