@@ -1,0 +1,187 @@
+"""Chips, splits by place, the torch dataset, and composites."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import scene
+
+from geowb.chips import SPLITS, ChipDataset, cut, split_by_place, what_split_shows
+from geowb.composite import clear_mean
+from geowb.errors import DataError, RequestError
+
+# --- cutting ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), size=st.integers(8, 40))
+def test_every_pixel_lies_in_exactly_one_chip(height, width, size):
+    chips = cut({"a": scene(height, width)}, size)
+    covered = np.zeros((height + size, width + size), int)
+    for chip in chips.itertuples():
+        covered[chip.y : chip.y + size, chip.x : chip.x + size] += 1
+    assert (covered[:height, :width] == 1).all()
+    assert chips["labelled"].sum() == scene(height, width).agb.notnull().sum()
+
+
+def test_cutting_refuses_what_cannot_be_cut():
+    with pytest.raises(RequestError, match="4 pixels"):
+        cut({"a": scene()}, 4)
+    with pytest.raises(DataError, match=r"'a' has no variable 'height': reflectance, agb"):
+        cut({"a": scene()}, 16, label="height")
+    with pytest.raises(RequestError, match="no scene"):
+        cut({})
+
+
+# --- splitting -------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), block=st.integers(1, 3), density=st.floats(0.005, 0.5))
+def test_blocks_belong_to_one_split_and_shares_are_kept(seed, block, density):
+    chips = cut({"a": scene(144, 144, density=density, seed=seed), "b": scene(144, 96)}, 8)
+    table = split_by_place(chips, seed=seed, block=block)
+    assert set(table["split"]) == set(SPLITS)
+    assert (table.groupby(["scene", "block"])["split"].nunique() == 1).all()
+    side = 8 * block
+    together = table.groupby(["scene", table["y"] // side, table["x"] // side])["split"]
+    assert (together.nunique() == 1).all()
+    for _, part in table.groupby("scene"):
+        largest = part.groupby("block")["labelled"].sum().max()
+        share = part.groupby("split")["labelled"].sum() / part["labelled"].sum()
+        for split, fraction in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
+            assert abs(share[split] - fraction) * part["labelled"].sum() <= 2 * largest
+            assert share[split] > 0
+
+
+def test_splits_follow_the_seed():
+    chips = cut({"a": scene(128, 128)}, 16)
+    assert split_by_place(chips, seed=1).equals(split_by_place(chips, seed=1))
+    assert not split_by_place(chips, seed=1)["split"].equals(split_by_place(chips, seed=2)["split"])
+    assert "split" not in chips
+
+
+def test_a_published_split_is_kept():
+    samples = scene(32, 32).isel(time=0).expand_dims(sample=3)
+    samples = samples.assign_coords(split=("sample", ["test", "train", "val"]))
+    chips = split_by_place(cut({"a": samples}, 16))
+    assert chips.groupby("sample")["split"].unique().explode().tolist() == ["test", "train", "val"]
+    assert "publisher" in what_split_shows(chips)
+
+
+def test_too_few_labelled_places_are_an_error():
+    empty = scene(64, 64)
+    empty["agb"][:, 20:] = np.nan
+    with pytest.raises(DataError, match="labels in 2 blocks of 32 pixels"):
+        split_by_place(cut({"a": empty}, 32))
+    with pytest.raises(RequestError, match="three positive numbers"):
+        split_by_place(cut({"a": empty}, 8), fractions=(0.5, 0.5))
+
+
+def test_a_single_scene_is_said_to_show_interpolation_only():
+    one = split_by_place(cut({"a": scene()}, 16))
+    two = split_by_place(cut({"a": scene(), "b": scene()}, 16))
+    assert "cannot show how the model does at another place" in what_split_shows(one)
+    assert what_split_shows(two).startswith("2 scenes")
+
+
+# --- the dataset -----------------------------------------------------------------------------
+
+
+def test_items_are_windows_of_the_scene_and_padded_with_no_data():
+    one = scene(40, 40, dates=2)
+    data = ChipDataset({"a": one}, cut({"a": one}, 32))
+    item = data[3]
+    assert item["image"].shape == (6, 2, 32, 32)
+    assert item["image"].dtype == item["label"].dtype == torch.float32
+    expected = one.reflectance.transpose("band", "time", "y", "x").values[..., 32:, 32:]
+    assert np.array_equal(item["image"][..., :8, :8], expected)
+    assert torch.isnan(item["image"][..., 8:, :]).all()
+    assert torch.isnan(item["label"][8:, :]).all()
+    assert np.array_equal(item["label"][:8, :8], one.agb.values[32:, 32:], equal_nan=True)
+
+
+def test_samples_and_lazy_arrays():
+    one = scene(16, 16)
+    samples = xr.concat([one.isel(time=0), 2 * one.isel(time=0)], "sample").chunk(sample=1)
+    data = ChipDataset({"a": samples}, cut({"a": samples}, 16))
+    assert len(data) == 2
+    assert torch.equal(data[1]["image"], 2 * data[0]["image"])
+
+
+def test_augmentation_moves_image_and_label_together_and_depends_on_the_epoch():
+    one = scene(16, 16, density=1.0)
+    one["agb"] = one.reflectance[0, 0]
+    chips = pd.concat([cut({"a": one}, 16)] * 8)
+    data = ChipDataset({"a": one}, chips, augment=True, seed=1)
+    plain = ChipDataset({"a": one}, chips)
+    assert torch.equal(plain[0]["image"][0, 0], plain[0]["label"])
+    seen = [data[i] for i in range(8)]
+    assert all(torch.equal(item["image"][0, 0], item["label"]) for item in seen)
+    assert any(not torch.equal(item["label"], plain[0]["label"]) for item in seen)
+    assert torch.equal(data[3]["label"], seen[3]["label"])
+    data.set_epoch(1)
+    assert any(not torch.equal(data[i]["label"], seen[i]["label"]) for i in range(8))
+
+
+@settings(max_examples=20, deadline=None)
+@given(fraction=st.floats(0.05, 1.0), seed=st.integers(0, 100))
+def test_thinning_keeps_a_share_of_the_labels_unchanged(fraction, seed):
+    one = scene(64, 64, density=1.0)
+    chips = cut({"a": one}, 64)
+    data = ChipDataset({"a": one}, chips, label_fraction=fraction, seed=seed)
+    label = data[0]["label"].numpy()
+    kept = np.isfinite(label)
+    # Binomial: five standard deviations.
+    assert abs(kept.mean() - fraction) <= 5 * np.sqrt(fraction * (1 - fraction) / 4096)
+    assert np.array_equal(label[kept], one.agb.values[kept])
+    assert data.count_labelled() == kept.sum()
+
+
+def test_chips_without_labels_can_be_left_out():
+    one = scene(32, 32, density=0.0)
+    one["agb"][3, 20] = 7.0
+    data = ChipDataset({"a": one}, cut({"a": one}, 16))
+    assert data.count_labelled() == 1
+    only = data.labelled_only()
+    assert len(only) == 1
+    assert torch.nansum(only[0]["label"]) == 7
+    assert len(data) == 4
+    with pytest.raises(RequestError, match=r"\(0, 1\]; it is 0"):
+        ChipDataset({"a": one}, cut({"a": one}, 16), label_fraction=0)
+
+
+# --- composites ------------------------------------------------------------------------------
+
+
+def test_composite_is_the_mean_of_clear_looks():
+    one = scene(8, 8, dates=3)
+    mask = np.zeros((3, 8, 8), "uint8")
+    mask[0, 0, 0] = 0b10  # cloud
+    mask[1, 0, 0] = 0b1000  # shadow
+    mask[:, 0, 1] = 0b100  # beside a cloud, always
+    mask[:, 0, 2] = 0b1110_0000  # water and aerosol: clear
+    one["fmask"] = (("time", "y", "x"), mask)
+    one["reflectance"][1, :, 0, 3] = np.nan
+    composite = clear_mean(one)
+    values, r = composite.reflectance.values[0], one.reflectance.values
+    assert np.array_equal(values[:, 0, 0], r[2, :, 0, 0])
+    assert np.isnan(values[:, 0, 1]).all()
+    assert np.allclose(values[:, 0, 2], r[:, :, 0, 2].mean(0))
+    assert np.allclose(values[:, 0, 3], r[[0, 2], :, 0, 3].mean(0))
+    assert composite.clear_looks.values[0, :4].tolist() == [1, 0, 3, 2]
+    assert composite.reflectance.dims == ("time", "band", "y", "x")
+    assert composite.time.values[0] == np.datetime64("2022-06-17")
+    assert composite.rio.crs == one.rio.crs
+    assert "fmask" not in composite
+    assert composite.agb.equals(one.agb)
+
+
+def test_one_date_without_a_mask_is_left_alone():
+    one = scene()
+    assert clear_mean(one) is one
+    with pytest.raises(DataError, match="no time dimension"):
+        clear_mean(one.isel(time=0))

@@ -1,0 +1,240 @@
+"""Training: the masked loss, what is learned, resuming, and what it cost."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import scene
+
+from geowb import evaluate
+from geowb.chips import ChipDataset, cut, split_by_place
+from geowb.errors import DataError, RequestError
+from geowb.models import PixelModel, build
+from geowb.train import fit, masked_rmse
+
+# --- the loss --------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 1.0))
+def test_loss_is_torchmetrics_rmse_over_all_labelled_pixels(seed, share):
+    from torchmetrics.functional import mean_squared_error
+
+    random = torch.Generator().manual_seed(seed)
+    prediction, target = torch.rand(2, 4, 8, 8, generator=random).mul(300)
+    target[torch.rand(4, 8, 8, generator=random) > share] = torch.nan
+    target[0, 0, 0] = 1.0
+    known = torch.isfinite(target)
+    expected = mean_squared_error(prediction[known], target[known], squared=False)
+    assert torch.allclose(masked_rmse(prediction, target), expected)
+
+
+def test_root_is_taken_once_over_the_batch():
+    target = torch.tensor([[0.0, 0.0], [0.0, torch.nan]])
+    prediction = torch.tensor([[3.0, 3.0], [6.0, 99.0]])
+    assert masked_rmse(prediction, target).item() == pytest.approx(((9 + 9 + 36) / 3) ** 0.5)
+
+
+def test_gradient_is_finite_where_there_is_no_error_and_zero_where_there_is_no_label():
+    for target in (torch.zeros(3), torch.full((3,), torch.nan)):
+        prediction = torch.zeros(3, requires_grad=True)
+        masked_rmse(prediction, target).backward()
+        assert torch.equal(prediction.grad, torch.zeros(3))
+
+
+# --- fitting ---------------------------------------------------------------------------------
+
+
+class Linear(torch.nn.Module):
+    """One weight a band: enough for the tests' scenes, whose biomass is linear in red."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Conv2d(6, 1, 1)
+        self.drop = torch.nn.Dropout(0.05)
+
+    def forward(self, x):
+        return self.last(self.drop(x))
+
+
+def linear(seed=0):
+    card = {**build("unet").card, "name": "linear", "output_mean": 40.0, "output_std": 40.0}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PixelModel(Linear(), card)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    scenes = {"a": scene(96, 96, seed=1), "b": scene(64, 96, seed=2)}
+    chips = split_by_place(cut(scenes, 16), seed=0)
+    return scenes, chips, {
+        split: ChipDataset(scenes, chips[chips["split"] == split], augment=split == "train")
+        for split in ("train", "val", "test")
+    }  # fmt: skip
+
+
+def train(parts, model=None, **options):
+    options = {"epochs": 12, "learning_rate": 0.05, "batch_size": 8, "progress": False, **options}
+    return fit(model or linear(), parts["train"], parts["val"], accelerator="cpu", **options)
+
+
+def test_training_learns_a_linear_relation(parts):
+    scenes, chips, data = parts
+    result = train(data)
+    pixels = evaluate.at_labels(result.model, data["test"])
+    spread = pixels["observed"].std()
+    assert evaluate.rmse(pixels) < 0.3 * spread
+    assert len(result.history) == 12
+    assert result.val_rmse == result.history["val_rmse"].min()
+    assert not result.model.training
+    maps = evaluate.map_scenes(result.model, scenes, chips)
+    dense = np.sqrt(float(((maps["a"] - scenes["a"].agb_dense) ** 2).mean()))
+    assert dense < 0.3 * spread
+
+
+def test_validation_score_is_that_of_the_returned_weights(parts):
+    _, _, data = parts
+    result = train(data, learning_rate=0.5)
+    pixels = evaluate.at_labels(result.model, data["val"])
+    assert evaluate.rmse(pixels) == pytest.approx(result.val_rmse, rel=1e-4)
+
+
+def test_same_seed_same_result_other_seed_another(parts):
+    _, _, data = parts
+    one, two, other = (train(data, epochs=2, seed=s).history for s in (3, 3, 4))
+    assert one.equals(two)
+    assert not one.equals(other)
+
+
+def test_resuming_goes_on_as_if_nothing_had_happened(parts, tmp_path, monkeypatch):
+    _, _, data = parts
+    whole = train(data, epochs=4)
+
+    calls = []
+
+    def stop_in_third_epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) > 2 * steps + 1:
+            raise RuntimeError("power cut")
+        return step(self, *arguments)
+
+    from geowb.train import _Regression
+
+    step = _Regression.training_step
+    steps = -(-len(data["train"].labelled_only()) // 8)
+    monkeypatch.setattr(_Regression, "training_step", stop_in_third_epoch)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(data, epochs=4, checkpoints=tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "last.ckpt").is_file()
+    rest = train(data, epochs=4, checkpoints=tmp_path, resume=tmp_path / "last.ckpt")
+    assert rest.history["epoch"].tolist() == [2, 3]
+    expected = whole.history.iloc[2:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest.history, expected, check_exact=False, rtol=1e-6)
+
+
+def test_early_stopping(parts):
+    _, _, data = parts
+    frozen = linear()
+    frozen.requires_grad_(False)
+    frozen.network.last.bias.requires_grad_(True)
+    result = train(data, frozen, epochs=50, learning_rate=1e-12, patience=2)
+    assert len(result.history) < 50
+
+
+def test_frozen_encoder_comes_out_unchanged_and_is_not_in_checkpoints(parts, tmp_path):
+    _, _, data = parts
+    model = build("swin_demo", freeze_backbone=True, output_mean=40, output_std=40)
+    before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+    result = train(data, model, epochs=2, learning_rate=1e-2, checkpoints=tmp_path)
+    assert all(torch.equal(v, before[k]) for k, v in result.model.encoder.state_dict().items())
+    held = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not any(k.endswith("attn.w_msa.qkv.weight") for k in held)
+    assert any("decoder" in k for k in held)
+
+
+def test_peak_memory_is_at_least_what_the_optimiser_must_hold(parts):
+    _, _, data = parts
+    result = train(data, build("unet"), epochs=1)
+    weights = 7_763_905 * 4 / 1e6
+    # Weights, gradients and AdamW's two moments; then activations on top.
+    assert 4 * weights < result.peak_memory_mb < 20 * weights
+    frozen = train(data, build("swin_demo", freeze_backbone=True), epochs=1)
+    assert frozen.peak_memory_mb < result.peak_memory_mb / 2
+
+
+def test_splits_without_labels_are_an_error_before_anything_is_trained(parts):
+    scenes, chips, data = parts
+    bare = {name: one.assign(agb=one.agb * np.nan) for name, one in scenes.items()}
+    empty = ChipDataset(bare, chips)
+    with pytest.raises(DataError, match="training split has no labelled pixel"):
+        fit(linear(), empty, data["val"], epochs=1)
+    with pytest.raises(DataError, match="validation split has no labelled pixel"):
+        fit(linear(), data["train"], empty, epochs=1)
+    with pytest.raises(RequestError, match=r"epochs \(0\)"):
+        fit(linear(), data["train"], data["val"], epochs=0)
+    with pytest.raises(RequestError, match="no checkpoint"):
+        fit(linear(), data["train"], data["val"], epochs=1, resume="nowhere.ckpt")
+
+
+def test_batches_without_labels_are_harmless(parts):
+    scenes, chips, data = parts
+    few = {name: one.copy(deep=True) for name, one in scenes.items()}
+    few["b"]["agb"][:] = np.nan
+    val = ChipDataset(few, chips[chips["split"] == "val"].sort_values("scene"))
+    result = train({**data, "val": val}, epochs=2, batch_size=2)
+    assert np.isfinite(result.history.to_numpy()).all()
+
+
+# --- tables and maps -------------------------------------------------------------------------
+
+
+def test_bins_are_half_open_and_pooled():
+    pixels = pd.DataFrame({"observed": [0.0, 99.9, 100.0, 400.0]})
+    pixels["predicted"] = pixels["observed"] + [1.0, 3.0, 10.0, 20.0]
+    table = evaluate.rmse_by_bin(pixels)
+    assert table["pixels"].to_dict() == {"0-100": 2, "100-200": 1, "200-300": 0, "all": 4}
+    assert table["rmse"]["0-100"] == pytest.approx(5**0.5)
+    assert table["rmse"]["100-200"] == 10
+    assert np.isnan(table["rmse"]["200-300"])
+    assert table["rmse"]["all"] == pytest.approx((510 / 4) ** 0.5)
+    text = evaluate.as_text(table)
+    assert text["rmse"].tolist() == ["2.2", "10.0", "no pixels", "11.3"]
+    assert text["pixels"].tolist() == [2, 1, 0, 4]
+    with pytest.raises(DataError, match="no-label"):
+        evaluate.rmse_by_bin(pixels - 500)
+
+
+class Red(torch.nn.Module):
+    """Predicts the red band, so that a map can be compared with its scene."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x[:, 2]
+
+
+def test_maps_lie_on_the_scenes_grid_whatever_its_size():
+    one = scene(50, 70)
+    one["reflectance"][:, :, 5, 5] = np.nan
+    chips = cut({"a": one}, 32)
+    result = evaluate.map_scenes(Red(), {"a": one}, chips)["a"]
+    assert np.array_equal(result.values, one.reflectance.values[0, 2], equal_nan=True)
+    assert np.isnan(result.values[5, 5])
+    assert result.rio.crs == one.rio.crs
+    assert result.rio.transform() == one.rio.transform()
+    assert result.attrs["units"] == "Mg/ha"
+
+
+def test_labelled_pixels_are_found_where_they_lie():
+    one = scene(50, 70)
+    pixels = evaluate.at_labels(Red(), ChipDataset({"a": one}, cut({"a": one}, 32)))
+    rows, cols = pixels["row"].to_numpy(), pixels["col"].to_numpy()
+    assert len(pixels) == int(one.agb.notnull().sum())
+    assert np.array_equal(pixels["observed"], one.agb.values[rows, cols])
+    assert np.array_equal(pixels["predicted"], one.reflectance.values[0, 2][rows, cols])
