@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from geowb.catalog.source import Source
 
 __all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster", "world"]
+
+_OPENING = threading.Lock()  # warning filters belong to the whole process
 
 
 def world(options: WorldOptions, *, seed: int) -> xr.Dataset:
@@ -90,24 +94,22 @@ def _transform(grid: Any) -> Any:
     return grid.transform() if callable(grid.transform) else grid.transform
 
 
+def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
+    """Open a raster; a missing georeference is for the checks to judge, not for a warning."""
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            return opener(path, **how)
+        except RasterioIOError as error:
+            raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
+
+
 def _read(path: str) -> xr.DataArray:
     import rioxarray
-    from rasterio.errors import RasterioIOError
 
-    try:
-        return rioxarray.open_rasterio(path, chunks={"x": 2048, "y": 2048}, lock=False)
-    except RasterioIOError as error:
-        raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
-
-
-def _header(path: Path) -> Any:
-    import rasterio
-    from rasterio.errors import RasterioIOError
-
-    try:
-        return rasterio.open(path)
-    except RasterioIOError as error:
-        raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
+    return _open(rioxarray.open_rasterio, path, chunks={"x": 2048, "y": 2048}, lock=False)
 
 
 def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
@@ -298,7 +300,7 @@ def _load_block(paths: np.ndarray, **how: Any) -> np.ndarray:
     from rasterio.enums import Resampling
 
     path, shape, indexes = str(paths[0]), how["shape"], how["indexes"]
-    with rasterio.open(path) as file:
+    with _open(rasterio.open, path) as file:
         if not how["resize"] and file.shape != shape:
             raise DataError(
                 f"'{path}' has {file.height} x {file.width} pixels, the first image "
@@ -320,13 +322,14 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     """Many images of one size, read lazily, one dask chunk each."""
     import dask.array as da
     import numpy as np
+    import rasterio
     import xarray as xr
 
     meta, folder = source.entry.metadata, source.catalog.find(uri)[0]
     found = find_chips(folder, options.images)
     if not found:
         raise DataError(f"No file in '{folder}' fits '{options.images}' (entry '{source.name}').")
-    with _header(found[0][0]) as first:
+    with _open(rasterio.open, found[0][0]) as first:
         names = band_names(str(found[0][0]), first.count, first.descriptions, options)
         shape = first.shape
         if problem := crs_problem(meta.crs, first.crs):
@@ -334,7 +337,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
         for label in options.labels.values():
             place = folder / expand(label.uri, found[0][1])
             if place.is_file():
-                with _header(place) as grid:
+                with _open(rasterio.open, place) as grid:
                     if problem := grid_problem(first, grid):
                         raise DataError(f"The label '{place}' is off its image's grid: {problem}.")
     size = (options.size, options.size) if options.size else shape

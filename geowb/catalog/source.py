@@ -264,6 +264,8 @@ class Source:
         """Say how data that is not here can be had, in a sentence."""
         twin = f" The embedded twin is '{self.entry.twin}'." if self.entry.twin else ""
         size = f" ({self.entry.metadata.size})" if self.entry.metadata.size else ""
+        if self.is_url or self.entry.driver.name == "stac":
+            return f"Nothing to get: it is read over the network when it is opened.{twin}"
         if self.status() == "remote":
             return f"Run: geowb catalog get {self.name}{size}.{twin}"
         own = self.entry.metadata.how_to_get
@@ -285,8 +287,8 @@ class Source:
         driver, status = self.entry.driver, self.status()
         if status in ("embedded", "missing") or driver.name == "stac" or self.is_url:
             reason = {
-                "embedded": "geowb makes it itself",
-                "remote": "it is read over the network when it is opened",
+                "embedded": "geowb makes it itself.",
+                "remote": "it is read over the network when it is opened.",
                 "missing": f"the entry names no download. {self.how_to_get()}",
             }[status]
             raise RequestError(f"Nothing to download for entry '{self.name}': {reason}")
