@@ -235,6 +235,17 @@ def test_a_study_that_does_not_lint_is_not_started(tmp_path, write_study):
         check(path)
 
 
+def test_a_foreign_notebook_keeps_what_cannot_be_passed_on(tmp_path, write_study):
+    source = "a = (1, 2)\nb: float = 1 / 3\nc: int | None = None\nd = None\ne = 2"
+    path = write_study(tmp_path / "foreign.ipynb", source, study=False)
+    assert check(path)[1] == {"e": 2}
+    assert check(path, {"b": "0.5", "d": "x"})[1] == {"b": 0.5, "d": "x", "e": 2}
+    with pytest.raises(RequestError, match=r"c='3' is not possible: the type int \| None"):
+        check(path, {"c": "3"})
+    with pytest.raises(RequestError, match=r"d=.* is not possible: the type of its value"):
+        check(path, {"d": {1, 2}})
+
+
 def test_the_real_checks_can_be_imported_by_name():
     for name in CHECKS.values():
         module, function = name.split(":")

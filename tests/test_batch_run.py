@@ -213,6 +213,25 @@ def test_a_kernel_that_dies_is_a_failed_run(study):
     assert status == ["completed"] * 4 + ["failed", "pending"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["no-such-program-here"], "did not start"),
+        ([sys.executable, "-c", "raise SystemExit('No licence.')"], "Its last words: No licence."),
+    ],
+)
+def test_a_kernel_that_does_not_start_is_a_failed_run(study, tmp_path, monkeypatch, argv, told):
+    folder = tmp_path / "kernels" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    with pytest.raises(RunFailed, match="kernel 'broken' did not start") as failed:
+        run(study, out=tmp_path / "runs", kernel="broken", progress=False)
+    assert told in str(failed.value)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert load_run(path).status == "failed"
+
+
 def test_a_run_that_takes_too_long_is_stopped(study):
     failed, told = fails(study, "hang", timeout=6)
     assert failed.error["type"] == "Timeout"

@@ -112,11 +112,11 @@ def execute(
         except DeadKernelError:
             failure = ("KernelDied", _last_words(manager))
             _mark(target, execution.index, failure)
-        except RuntimeError as error:  # jupyter_client's, when a kernel does not come up
+        except (RuntimeError, OSError) as error:
             if execution.number:
                 raise
-            message = f"the kernel '{kernel}' did not start ({error}). {_last_words(manager)}"
-            failure = ("KernelDied", message)
+            words = _last_words(manager, error)
+            failure = ("KernelDied", f"kernel '{kernel}' did not start: {words}")
     if failure is None:
         return None
     name, message = failure
@@ -160,22 +160,17 @@ def _quiet_manager(folder: Path) -> type:
     return QuietManager
 
 
-def _last_words(manager: Any) -> str:
+def _last_words(manager: Any, error: Exception | str = "") -> str:
     """Say how a kernel ended, and what it left on standard error."""
-    status, text = manager.exit_status, "it ended"
+    status, text = manager.exit_status, str(error) or "it ended"
     if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        text = f"it was ended by {name}"
-        if name == "SIGKILL":
+        text = f"it was ended by {signal.Signals(-status).name}"
+        if -status == getattr(signal, "SIGKILL", None):
             text += ", most often the system's answer to too much memory"
     elif status is not None:
-        text += f" with exit status {status}"
-    lines = (
-        manager.log_file.read_text("utf-8", "replace").splitlines()
-        if manager.log_file.is_file()
-        else []
-    )
-    words = " / ".join(line.strip() for line in lines[-3:])
+        text = f"it ended with exit status {status}"
+    log = manager.log_file.read_text("utf-8", "replace") if manager.log_file.is_file() else ""
+    words = " / ".join(line.strip() for line in log.splitlines()[-3:])
     return f"{text}. Its last words: {words}" if words else f"{text}."
 
 

@@ -52,7 +52,9 @@ def preflight(
     if profile is not None and profile not in study.profiles:
         problems.append(f"There is no profile '{profile}'. {did_you_mean(profile, study.profiles)}")
     preset, given = study.profiles.get(profile, {}), dict(parameters or {})
-    values, bad = {name: p.default for name, p in study.parameters.items()}, set()
+    # A foreign notebook's default that is no literal is left for the notebook to make.
+    known = [p for p in study.parameters.values() if p.type in TYPES and p.default is not None]
+    values, bad = {p.name: p.default for p in known}, set()
     for name, value in {**preset, **given}.items():
         try:
             values[name] = _requested(study, name, value)
@@ -61,7 +63,7 @@ def preflight(
             origin = "" if name in given else f" The profile '{profile}' sets it."
             problems.append(f"{error}{origin}")
     for parameter in study.parameters.values():
-        if not bad & {parameter.name, *_references(parameter, values)}:
+        if parameter.name in values and not bad & {parameter.name, *_references(parameter, values)}:
             problems += _checked(parameter, values)
     if problems:
         raise RequestError(_paragraph(study.name, problems))
@@ -95,13 +97,16 @@ def convert(parameter: Parameter, value: Any) -> Any:
         The value is not of the type, not finite, or against the study's
         `choices`, `min`, `above` or `max`; names parameter, value and what is expected.
     """
-    if parameter.type not in TYPES:
-        return value
     try:
+        if not parameter.type:  # a foreign notebook's parameter without annotation, None or so
+            return json.loads(json.dumps(value, allow_nan=False))
+        if parameter.type not in TYPES:
+            raise ValueError
         result = _convert(value, parameter.type)
     except (ValueError, TypeError, LookupError, OverflowError):
+        other = f"possible: the type {parameter.type or 'of its value'} cannot be passed on"
         raise ValueError(
-            f"{parameter.name}={_shown(value)} is not {_EXPECTED[parameter.type]}."
+            f"{parameter.name}={_shown(value)} is not {_EXPECTED.get(parameter.type, other)}."
         ) from None
     for item in result if isinstance(result, list) else [result]:
         _check_range(parameter, item)

@@ -104,9 +104,9 @@ def run(
         )
     result = _run(study, values, profile, Path(out), name, kernel, progress, timeout)
     if result.error:
-        where = result.error["heading"] or f"cell {result.error['cell']}"
+        where = f" under '{result.error['heading']}'" if result.error["heading"] else ""
         raise RunFailed(
-            f"{study.name} failed under '{where}'. {result.error['type']}: "
+            f"{study.name} failed{where}. {result.error['type']}: "
             f"{_one_sentence(result.error['message'])} "
             f"The notebook with the error in it is kept: {result.notebook}"
         )
@@ -166,14 +166,13 @@ def _run(
     partial = _partial(out, name)
     record = {"study": study.name, "status": "running", "profile": profile, "parameters": values}
     record |= {"seed": values.get("seed"), "kernel": kernel, "started": _now()}
-    record |= environment(study.path)
     try:
+        record |= environment(study.path)
         write_json(partial / "run.json", record)
         role, started = study.with_role("run_dir"), time.monotonic()
-        injected = {n: str(partial) if n == role else values[n] for n in study.parameters}
-        with Progress(
-            study.name, _code_cells(study.path) + bool(injected), shown=progress
-        ) as shown:
+        injected = values | ({role: str(partial)} if role else {})
+        cells = _code_cells(study.path) + bool(injected)
+        with Progress(study.name, cells, shown=progress) as shown:
             record["error"] = execute(
                 study.path,
                 partial / "notebook.ipynb",
