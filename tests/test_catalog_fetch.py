@@ -407,7 +407,9 @@ set:
 """
 
 
-def test_the_hub_brings_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_brings_a_snapshot(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -423,8 +425,13 @@ def test_the_hub_brings_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setenv("MY_HUB_TOKEN", "secret")
     source = catalog(tmp_path, HUB)["set"]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:1 cannot be reached"):
+        source.get()
+    assert not asked
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
     asked["fail"] = True
-    with pytest.raises(DownloadError, match=r"huggingface\.co cannot be reached"):
+    with pytest.raises(DownloadError, match="cannot be reached"):
         source.get()
     assert source.status() == "remote"
     del asked["fail"]

@@ -82,6 +82,18 @@ def test_templates_find_the_published_names(tmp_path: Path, name: str, path: str
     assert len(find_chips(tmp_path, driver.options.images)) == 1
 
 
+def test_the_examples_of_the_reference_are_valid(tmp_path: Path) -> None:
+    text = (default_catalog().parent / "docs" / "catalog.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) >= 7
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(example, encoding="utf-8")
+        assert len(open_catalog(path)) >= 1
+    first = open_catalog(tmp_path / "0.yaml")["plots"]
+    assert first.status() == "missing"
+
+
 @pytest.fixture
 def real(geowb_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOWB_DATA", str(geowb_data))

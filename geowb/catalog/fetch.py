@@ -59,8 +59,11 @@ def archive(
 
 def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
     """Download a data set of the Hugging Face hub to ``target/options.path``."""
+    import requests
+
     try:
         import huggingface_hub
+        from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise RequestError(
@@ -68,6 +71,13 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
         ) from error
     place = target / options.path
     partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
+    if place.exists():
+        return
+    endpoint = constants.ENDPOINT
+    try:  # its own client tries for half a minute before it says that there is no network
+        requests.head(endpoint, timeout=10)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise no_network(urlsplit(endpoint).netloc, twin) from error
     try:
         huggingface_hub.snapshot_download(
             options.repo_id,
@@ -78,7 +88,7 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
             token=os.environ.get(options.token_env) or None,
         )
     except LocalEntryNotFoundError as error:
-        raise no_network("huggingface.co", twin) from error
+        raise no_network(urlsplit(endpoint).netloc, twin) from error
     except HfHubHTTPError as error:
         raise DownloadError(
             f"The hub refused {options.repo_id} at {options.revision}: "
@@ -86,6 +96,7 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
         ) from error
     for packed, folder in options.unpack.items():
         if (partial / packed).is_file():
+            shutil.rmtree(partial / folder, ignore_errors=True)
             unpack(partial / packed, partial / folder)
             (partial / packed).unlink()
     shutil.rmtree(partial / ".cache", ignore_errors=True)
@@ -130,7 +141,6 @@ def download(
     for attempt in range(_ATTEMPTS):
         before = partial.stat().st_size if partial.exists() else 0
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
             _transfer(url, partial, progress=progress)
             break
         except requests.HTTPError as error:
@@ -203,6 +213,7 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
         total = start + int(length) if length else None
         etag = reply.headers.get("ETag", "")
         validator = "" if etag.startswith("W/") else etag or reply.headers.get("Last-Modified", "")
+        partial.parent.mkdir(parents=True, exist_ok=True)
         state.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
         columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with (
