@@ -121,15 +121,18 @@ def as_text(errors: pd.DataFrame, title: str = "") -> pd.DataFrame:
 def map_scenes(
     model: torch.nn.Module,
     scenes: Mapping[str, xr.Dataset],
-    chips: pd.DataFrame,
     *,
+    size: int = 64,
     label: str = "agb",
     batch_size: int = 16,
 ) -> dict[str, xr.DataArray]:
-    """Predict all chips of scenes and lay them out on each scene's grid.
+    """Predict whole scenes, each on its own grid.
 
-    >>> maps = map_scenes(model, scenes, chips)  # doctest: +SKIP
+    >>> maps = map_scenes(model, scenes)  # doctest: +SKIP
     >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
+
+    The scene is read in windows of `size` pixels, the size of the training chips; a quarter of the
+    window on each inner side is thrown away, since a network knows least at a window's edge.
 
     Returns
     -------
@@ -137,22 +140,34 @@ def map_scenes(
         ``(y, x)`` with the scene's coordinates and CRS; NaN where every band has no data.
         For a set of samples, ``(sample, y, x)``.
     """
-    maps = {}
-    for name, scene in scenes.items():
-        data = ChipDataset(scenes, chips[chips["scene"] == name], label=label)
-        target = np.full(scene[label].shape, np.nan, dtype=np.float32)
-        for index, _, prediction in _predictions(model, data, batch_size):
-            chip = data.chips.iloc[index]
-            plane = target[chip["sample"]] if chip["sample"] >= 0 else target
-            window = plane[
-                chip["y"] : chip["y"] + chip["size"], chip["x"] : chip["x"] + chip["size"]
-            ]
-            window[:] = prediction[: window.shape[0], : window.shape[1]]
-        empty = scene["reflectance"].isnull().all([d for d in ("time", "band") if d in scene.dims])
-        result = scene[label].copy(data=target).where(~empty)
-        result.attrs = {
-            "long_name": "predicted " + label,
-            "units": scene[label].attrs.get("units", ""),
-        }
-        maps[name] = result
-    return maps
+    return {name: _map(model, scene, size, label, batch_size) for name, scene in scenes.items()}
+
+
+def _map(
+    model: torch.nn.Module, scene: xr.Dataset, size: int, label: str, batch_size: int
+) -> xr.DataArray:
+    height, width = scene.sizes["y"], scene.sizes["x"]
+    windows = [(y, x) for y in _starts(height, size) for x in _starts(width, size)]
+    samples = range(scene.sizes["sample"]) if "sample" in scene.dims else (-1,)
+    rows = [("scene", sample, y[0], x[0], size) for sample in samples for y, x in windows]
+    table = pd.DataFrame(rows, columns=["scene", "sample", "y", "x", "size"])
+    kept = [window for _ in samples for window in windows]
+    target = np.full(scene[label].shape, np.nan, dtype=np.float32)
+    for index, _, prediction in _predictions(
+        model, ChipDataset({"scene": scene}, table, label=label), batch_size
+    ):
+        (y, top, bottom), (x, left, right) = kept[index]
+        plane = target[table["sample"][index]] if table["sample"][index] >= 0 else target
+        plane[top:bottom, left:right] = prediction[top - y : bottom - y, left - x : right - x]
+    empty = scene["reflectance"].isnull().all([d for d in ("time", "band") if d in scene.dims])
+    result = scene[label].copy(data=target).where(~empty)
+    units = scene[label].attrs.get("units", "")
+    return result.assign_attrs(long_name=f"predicted {label}", units=units)
+
+
+def _starts(length: int, size: int) -> list[tuple[int, int, int]]:
+    """Windows over one axis: where each starts, and from where to where it is kept."""
+    step = size // 2
+    starts = [*range(0, max(length - size, 0), step), max(length - size, 0)]
+    edges = [0, *(start + size // 4 for start in starts[1:]), length]
+    return list(zip(starts, edges[:-1], edges[1:], strict=True))

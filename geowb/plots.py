@@ -172,7 +172,8 @@ def bars(table: pd.DataFrame, *, title: str = "", ylabel: str = "RMSE (Mg/ha)") 
         if np.isfinite(value)
     ]
     colours = list(COLOURS[: table.shape[1]])
-    return hv.Bars(rows, [table.index.name or "group", "model"], "value").opts(
+    models = hv.Dimension("model", values=[str(column) for column in table])
+    return hv.Bars(rows, [table.index.name or "group", models], "value").opts(
         title=title,
         ylabel=ylabel,
         xlabel=table.index.name or "",
@@ -211,7 +212,7 @@ def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:
     >>> layout([rgb(scene), raster(scene.agb_dense)])  # doctest: +SKIP
     """
     hv = _holoviews()
-    return hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.5, vspace=0.35)
+    return hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.7, vspace=0.35)
 
 
 def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) -> Image:
