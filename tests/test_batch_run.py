@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import types
@@ -30,6 +31,7 @@ CELLS = (
     "## Data",
     "from geowb.batch import RunDirectory\nrun = RunDirectory(run_dir)\nprint(run.path)",
     "import ipywidgets\nipywidgets.IntSlider(value=7)",
+    "import ipykernel\nprint(ipykernel.get_connection_info())",
     "## Experiment",
     "import os, time\n"
     "if fail == 'raise':\n    raise ValueError('No pixel has a label: nothing to train on.')\n"
@@ -154,6 +156,13 @@ def test_widgets_leave_text_but_no_state(done):
     assert {"text/plain": "IntSlider(value=7)"} in data
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no unix sockets")
+def test_kernels_are_reached_through_private_sockets(done):
+    (told,) = [o["text"] for o in outputs(done) if "transport" in o.get("text", "")]
+    assert json.loads(told)["transport"] == "ipc"
+    assert not Path(json.loads(told)["ip"]).parent.exists()
+
+
 def test_a_second_run_of_the_same_name_stands_beside_the_first(study, done):
     kept = done.notebook.read_bytes()
     names = []
@@ -189,7 +198,7 @@ def test_a_failed_run_keeps_its_notebook_and_says_where(raised):
     failed, told = raised
     assert failed.status == "failed"
     assert failed.error == {
-        "cell": 5,
+        "cell": 6,
         "heading": "Experiment",
         "type": "ValueError",
         "message": "No pixel has a label: nothing to train on.",
@@ -210,7 +219,7 @@ def test_a_kernel_that_dies_is_a_failed_run(study):
     assert outputs(failed)[-1]["ename"] == "KernelDied"
     cells = nbformat.read(failed.notebook, as_version=4).cells
     status = [cell.metadata.papermill.status for cell in cells if cell.cell_type == "code"]
-    assert status == ["completed"] * 4 + ["failed", "pending"]
+    assert status == ["completed"] * 5 + ["failed", "pending"]
 
 
 @pytest.mark.parametrize(

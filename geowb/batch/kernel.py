@@ -102,7 +102,6 @@ def execute(
                 on_cell_start=execution.at,
                 timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
                 kernel_manager_class=manager,
-                store_widget_state=False,
             )
         except PapermillExecutionError as error:
             failure = (error.ename, error.evalue)
