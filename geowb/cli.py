@@ -292,7 +292,9 @@ def doctor() -> None:
                 break_on_hyphens=False,
             )
         )
-    if any(result.level == "problem" for result in results):
+    problems = sum(result.level == "problem" for result in results)
+    typer.echo(f"\n{problems or 'No'} problem{'s' * (problems != 1)} found.")
+    if problems:
         raise typer.Exit(1)
 
 

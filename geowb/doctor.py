@@ -87,7 +87,7 @@ def check_packages() -> Finding:
             found = ""
         if not found or not requirement.specifier.contains(found, prereleases=True):
             told = f"{found} ({requirement.specifier} is needed)" if found else "missing"
-            lacking.setdefault("".join(extras), []).append(f"{requirement.name} {told}")
+            lacking.setdefault("".join(extras[:1]), []).append(f"{requirement.name} {told}")
     if not lacking:
         return Finding("ok", "All packages for models and widgets are installed.")
     told = " ".join(f"For {x or 'geowb itself'}: {', '.join(y)}." for x, y in lacking.items())
@@ -96,7 +96,7 @@ def check_packages() -> Finding:
 
 
 def check_torch() -> Finding | None:
-    """Torch and torchvision load, and were made for each other; which GPU there is.
+    """See whether torch and torchvision load and fit together, and which GPU there is.
 
     They are loaded in a process of their own, so that a crash is a finding.
     """
@@ -111,7 +111,7 @@ def check_torch() -> Finding | None:
         return Finding("note", f"{pair} did not load within {_TORCH_SECONDS} s: a slow disk?")
     if done.returncode:
         return _torch_problem(pair, done.stderr)
-    facts = json.loads(done.stdout.splitlines()[-1])
+    facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     if facts["gpus"]:
         return Finding("ok", f"{pair} works with {', '.join(facts['gpus'])}.")
     if facts["mps"]:
@@ -186,10 +186,8 @@ def check_network() -> Finding:
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
         with contextlib.suppress(OSError):
-            try:
+            with contextlib.suppress(urllib.error.HTTPError):  # a server's refusal is an answer
                 urllib.request.urlopen(request, timeout=_NETWORK_SECONDS).close()
-            except urllib.error.HTTPError:
-                pass  # a server has answered, that is enough
             answers.append(True)
 
     # A thread of its own: looking up a name has no time limit.
