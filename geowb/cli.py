@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,18 +46,11 @@ def main() -> None:
     try:
         app([word for word in sys.argv[1:] if word != "--debug"])
     except GeowbError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_status)
-    except Exception as error:  # the last stop before a person
-        if debug:
-            raise
-        told = " ".join(str(error).split())
-        _fail(
-            f"This is a defect in geowb: {type(error).__name__}: {told} "
-            "Please report it with what the same command prints with --debug.",
-            1,
-        )
+        _fail(str(error), error.exit_status, debug)
+    except Exception as error:  # noqa: BLE001 - the last stop before a person
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        step = "Please report it with what the same command prints with --debug."
+        _fail(f"This is a defect in geowb: {told} {step}", 1, debug)
 
 
 def _terminated(number: int, _: object) -> None:
@@ -64,7 +58,9 @@ def _terminated(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)

@@ -175,9 +175,10 @@ def test_an_error_has_its_classes_status(monkeypatch, capsys, error, status, tol
     monkeypatch.setattr(geowb, "open_catalog", broken, raising=False)
     assert main(monkeypatch, "catalog", "list") == status
     assert capsys.readouterr().err.startswith(told)
-    monkeypatch.setattr(sys, "argv", ["geowb", "catalog", "list", "--debug"])
-    with pytest.raises(type(error)):
-        cli.main()
+    assert main(monkeypatch, "catalog", "list", "--debug") == status
+    debugged = capsys.readouterr().err
+    assert debugged.startswith("Traceback")
+    assert told in debugged
 
 
 def test_long_errors_are_wrapped_to_the_terminal(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
 import types
 import urllib.error
@@ -189,11 +190,18 @@ def test_a_server_that_refuses_is_a_network(monkeypatch):
 
 
 def test_a_network_that_hangs_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(urllib.request, "urlopen", lambda request, timeout: time.sleep(20))
+    released = threading.Event()
+
+    def hang(request, timeout):
+        released.wait(20)
+        raise urllib.error.URLError("timed out")
+
+    monkeypatch.setattr(urllib.request, "urlopen", hang)
     monkeypatch.setattr(doctor, "_NETWORK_SECONDS", 0.2)
     started = time.monotonic()
     assert doctor.check_network().level == "note"
     assert time.monotonic() - started < 3
+    released.set()
 
 
 def test_the_host_is_the_one_that_most_data_come_from(monkeypatch, tmp_path):
