@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, special
+from scipy import ndimage
 
 from geowb.world.fields import PIXEL, Array, Grid, Streams, gaussian_field, smoothstep
 from geowb.world.land import CODE, Land
@@ -106,9 +106,10 @@ def make_sky(
         lit *= 1.0 - ndimage.shift(dark, move, order=1, mode="grid-wrap", prefilter=False)
         # Fmask estimates the height and finds the shadow a little off.
         wrong = [round(m * (1.0 + 0.06 * rng.standard_normal())) for m in move]
-        if kind != "cirrus":
+        if kind == "cirrus":
+            ice_part += bright
+        else:
             expected |= np.roll(seen & (bright > 0.12), wrong, (0, 1))
-        ice_part = np.where(kind == "cirrus", ice_part + bright, ice_part)
         found |= seen
         clear *= 1.0 - bright
     total = 1.0 - clear
@@ -134,7 +135,7 @@ def _cumulus(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array,
     cells = gaussian_field(rng, grid, rng.uniform(300, 900), rough=0.55, inner=20)
     meso = gaussian_field(rng, grid, 3_000, rough=0.5)
     field = 0.82 * cells + np.sqrt(1 - 0.82**2) * meso
-    excess = np.maximum(field - special.ndtri(1.0 - cover), 0.0)
+    excess = _above(grid, field, cover)
     return 26.0 * excess**0.9, rng.uniform(900, 2_200)
 
 
@@ -142,7 +143,7 @@ def _deck(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array, fl
     sheet = gaussian_field(rng, grid, 6_000, rough=0.45)
     cells = gaussian_field(rng, grid, 500, rough=0.6, stretch=2.5, angle=rng.uniform(0, np.pi))
     field = 0.93 * sheet + np.sqrt(1 - 0.93**2) * cells
-    excess = np.maximum(field - special.ndtri(1.0 - cover), 0.0)
+    excess = _above(grid, field, cover)
     return 16.0 * excess * (1.0 + 0.25 * np.tanh(cells)), rng.uniform(1_800, 5_000)
 
 
@@ -151,8 +152,13 @@ def _cirrus(rng: np.random.Generator, grid: Grid, cover: float) -> tuple[Array, 
     streaks = gaussian_field(rng, grid, 1_500, rough=0.5, stretch=5.0, angle=angle)
     veil = gaussian_field(rng, grid, 5_000, rough=0.9, stretch=2.0, angle=angle)
     field = 0.6 * streaks + 0.8 * veil
-    excess = np.maximum(field - special.ndtri(1.0 - cover), 0.0)
+    excess = _above(grid, field, cover)
     return 1.1 * excess, rng.uniform(8_500, 12_500)
+
+
+def _above(grid: Grid, field: Array, cover: float) -> Array:
+    """Height of a field above the level that `cover` of the scene exceeds."""
+    return np.maximum(field - np.quantile(grid.crop(field), 1.0 - cover), 0.0)
 
 
 _KINDS = {"cumulus": _cumulus, "deck": _deck, "cirrus": _cirrus}

@@ -82,14 +82,14 @@ def shots(
         jitter = rng.standard_normal((2, x.size)) * GEOLOCATION
         error = rng.standard_normal(x.size) * region.shot_error
         fail = rng.uniform(size=x.size) < np.where(track < 4, 0.35, 0.12)
-        cloudy = _clouded(rng, along)
+        veil = _clouds(rng, along, track)
         col, row = (x / PIXEL).astype(int), (y / PIXEL).astype(int)
         seen_col = np.clip(((x + jitter[0]) / PIXEL).astype(int), 0, size - 1)
         seen_row = np.clip(((y + jitter[1]) / PIXEL).astype(int), 0, size - 1)
         truth = biomass[seen_row, seen_col]
-        keep = ~fail & ~cloudy & (truth > 0.0) & np.isnan(agb[row, col])
-        # One overpass gives at most 40 % of the shots; its others are thinned out at random.
-        keep = rng.permutation(np.flatnonzero(keep))[: min(wanted - done, -(-2 * wanted // 5))]
+        keep = np.flatnonzero(~fail & (veil < 1.0) & (truth > 0.0) & np.isnan(agb[row, col]))
+        # One overpass gives at most a third of the shots: the clearest stretches of its tracks.
+        keep = keep[np.argsort(veil[keep], kind="stable")][: min(wanted - done, -(-wanted // 3))]
         row, col, truth = row[keep], col[keep], truth[keep]
         root = np.maximum(np.sqrt(truth) + error[keep], 0.3)
         agb[row, col] = root * root
@@ -98,10 +98,9 @@ def shots(
     return agb, se
 
 
-def _clouded(rng: np.random.Generator, along: Array) -> Array:
-    """Shots under cloud: stretches of a few kilometres that take in all tracks."""
-    lost = np.zeros(along.shape, bool)
-    for _ in range(int(rng.poisson(2.0))):
-        centre, half = rng.uniform(-300, 300), rng.uniform(5, 60)
-        lost |= np.abs(along - centre) < half
-    return lost
+def _clouds(rng: np.random.Generator, along: Array, track: Array) -> Array:
+    """Cloud above each shot (0 mean, variance 1): long waves that cross all tracks aslant."""
+    waves = np.exp(rng.uniform(np.log(60.0), np.log(600.0), 6))  # in shots: 4-36 km
+    phase, slant = rng.uniform(0.0, 2 * np.pi, 6), rng.uniform(-0.6, 0.6, 6)
+    angle = 2 * np.pi * along[:, None] / waves + phase + slant * track[:, None]
+    return np.cos(angle).sum(1) / np.sqrt(3.0)

@@ -45,6 +45,7 @@ class Land:
     moist: Array  # 0 well drained to 1 waterlogged
     soil: Array  # 0 first soil of the region to 1 second
     canopy: Array  # roughness of the canopy, mean 0, variance 1
+    leaves: Array  # pigment and water of the leaves of each stand, mean 0, variance 1; (2, y, x)
     parcel: NDArray[np.int64]
     draws: Array  # uniform numbers of each parcel, (4, parcels)
     terrain: Terrain  # on the domain
@@ -83,12 +84,16 @@ def make_land(streams: Streams, grid: Grid, region: Region, terrain: Terrain) ->
     track = np.clip(1.0 - edge / 22.0, 0.0, 1.0) * 0.35 * cleared
     road = np.maximum(lane, track) * (water < 0.2)
     canopy = crop(gaussian_field(streams.rng("canopy"), grid, 45, rough=0.2))
+    leaves = np.stack([
+        crop(gaussian_field(streams.rng("leaves", what), grid, 350, rough=0.2))
+        for what in ("pigment", "water")
+    ])  # fmt: skip
     biomass = _biomass(
         streams, grid, region, cover, native, moist, edge, draws[:, which], meso, canopy
     )
     biomass *= (1.0 - water) * (1.0 - road)
     return Land(
-        cover, biomass, water, road, moist, smoothstep(soil, -1.5, 1.5), canopy,
+        cover, biomass, water, road, moist, smoothstep(soil, -1.5, 1.5), canopy, leaves,
         which, draws, terrain, slope,
     )  # fmt: skip
 

@@ -90,7 +90,7 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             leaf=(330, 600, 480, 3350, 2150, 1050), bark=(650, 900, 1200, 2150, 2700, 1800),
             grass=(420, 760, 540, 3000, 2600, 1480),
             soils=((420, 680, 1420, 2000, 2700, 2450), (800, 1180, 1850, 2650, 3550, 2950)),
-            closure=48, shade=(0.34, 55), rough=0.055,
+            closure=48, shade=(0.34, 55), rough=0.085,
             green_day=50, dry_grass=0.05, dry_leaf=0.55,
             cloud=(0.62, 0.07), cloud_day=355,
             cloud_kinds={"cumulus": 0.60, "deck": 0.18, "cirrus": 0.22},

@@ -53,7 +53,7 @@ def scene(
     gedi_fraction: float = 0.005,
     start: str = "2022-04-20",
     every: int = 56,
-    max_cloud: float = 0.5,
+    max_cloud: float = 0.3,
 ) -> xr.Dataset:
     """Simulate a time series of HLS-like images with biomass, land cover and GEDI shots.
 
@@ -77,7 +77,8 @@ def scene(
         Share of pixels that carry a shot.
     start, every : str, int
         First day (ISO) and days between images; each is the first overpass after its turn
-        with at most `max_cloud` of the sky covered.
+        with at most `max_cloud` of the scene under the main cloud layer (Fmask, which grows
+        clouds by some pixels, finds more).
 
     Returns
     -------

@@ -25,6 +25,10 @@ SILT_WATER = (620, 980, 1100, 620, 130, 80)
 ROOFS = (1150, 1400, 1600, 2250, 2500, 2250)
 ROAD = (1000, 1400, 2050, 2750, 3400, 3050)
 
+#: How far reflectance follows the pigment and the water of leaves, by band: species differ.
+PIGMENT = (0.09, 0.06, 0.11, 0.055, 0.03, 0.05)
+WATER = (0.02, 0.02, 0.03, 0.01, 0.09, 0.13)
+
 #: Crop calendars: (share, ((day of fullest growth, half-width in days), ...)).
 CALENDARS = (
     (0.50, ((15, 38), (115, 36))),  # soy, then maize
@@ -88,7 +92,7 @@ class Surface:
         leaf = np.clip(leaf + (1.0 - leaf) * 0.8 * land.moist + 0.02 * land.canopy, 0.0, 1.0)
         leaf = leaf + self.eucalypt * (1.0 - leaf)
         # Herbs over soil below and between the trees; overgrazed pasture thins in the dry season.
-        herbs = np.take(_HERBS, land.cover) * (0.85 + 0.15 * season) + 0.05 * land.canopy
+        herbs = np.take(_HERBS, land.cover) * (0.85 + 0.15 * season) + 0.08 * land.canopy
         herbs -= 0.20 * (1.0 - season) * self.draws[3] * self.pasture
         crops = crop_greenness(land.draws, day)[land.parcel]
         stubble = 0.35 + 0.45 * self.draws[1]
@@ -115,12 +119,18 @@ class Surface:
         shares, water = self.shares(day, shift)
         season = greenness(region, day, shift)
         # Wet soil is darker, and tilled fields differ from each other.
-        tone = 1.0 - 0.10 * season * self.open + 0.10 * (self.draws[0] - 0.5) * self.tilled
+        tone = (
+            1.0
+            - 0.10 * season * self.open
+            + 0.025 * land.canopy * self.open
+            + 0.10 * (self.draws[0] - 0.5) * self.tilled
+        )
         silt = 0.15 + 0.6 * season  # rivers run brown in the rains
         lake = (1.0 - silt) * np.array(CLEAR_WATER) + silt * np.array(SILT_WATER)
+        pigment, moisture = land.leaves
         counts = np.einsum("kb,kyx->byx", members, shares)
         for band, level in enumerate(counts):
-            level *= tone
+            level *= tone + self.trees * (PIGMENT[band] * pigment + WATER[band] * moisture)
             level += land.road * (ROAD[band] - level)
             level += water * (lake[band] - level)
         return counts
