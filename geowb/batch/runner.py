@@ -117,7 +117,7 @@ def run_name(study: str, values: Mapping[str, Any], label: str = "") -> str:
     """Name for a run: the study, a readable label, and a hash of all values.
 
     >>> run_name("agb_transfer", {"epochs": 5, "seed": 0}, "teaching")
-    'agb_transfer-teaching-1e4b7bb0'
+    'agb_transfer-teaching-f160b35a'
     """
     content = json.dumps([study, dict(values)], sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -1,0 +1,17 @@
+"""The examples in the docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "module", ["errors", "batch.preflight", "batch.rundir", "batch.runner", "batch.studies"]
+)
+def test_examples(module):
+    result = doctest.testmod(importlib.import_module(f"geowb.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
