@@ -381,7 +381,7 @@ STAC = """\
       max_cloud: 50
   metadata: {crs: 32614, nodata: -9999}
 """
-BBOX = "-99.607,28.560,-99.605,28.562"
+BBOX = "-99.6145,28.560,-99.605,28.562"  # from 200 m west of the images
 
 
 def item(
@@ -402,6 +402,8 @@ def item(
     for asset, number in (("B04", value), (nir, value + 1), ("Fmask", 64)):
         path = folder / f"{name}_{asset}.tif"
         data = np.full((40, 40), number, "uint8" if asset == "Fmask" else "int16")
+        if asset == "B04":
+            data[:, :] = np.where(np.arange(40) % 2, number, -9999)
         tif(path, data, transform=grid, nodata=None if asset == "Fmask" else -9999)
         made.add_asset(asset, pystac.Asset(str(path), media_type="image/tiff"))
     return made
@@ -414,7 +416,7 @@ def test_stac_maps_the_bands_of_each_collection(
 
     items = [
         item(tmp_path, "s", "S30", "B8A", 9, 10, 300),
-        item(tmp_path, "l", "L30", "B05", 3, 40, 100),
+        item(tmp_path, "l", "L30", "B05", 3, 40, -100),
         item(tmp_path, "cloudy", "L30", "B05", 4, 90, 900),
     ]
     asked: dict[str, Any] = {}
@@ -430,13 +432,19 @@ def test_stac_maps_the_bands_of_each_collection(
     monkeypatch.setattr(pystac_client.Client, "open", lambda url: Client())
     hls = source(tmp_path, STAC.replace("URL", "https://example.org/stac"))
     scene = hls.open(bbox=BBOX, datetime="2022-07")
-    assert asked["bbox"] == (-99.607, 28.560, -99.605, 28.562)
+    assert asked["bbox"] == (-99.6145, 28.560, -99.605, 28.562)
     assert asked["datetime"] == "2022-07"
     assert asked["collections"] == ["L30", "S30"]
     assert scene.reflectance.dims == ("time", "band", "y", "x")
     assert scene.band.values.tolist() == ["RED", "NIR_NARROW"]
-    middle = scene.reflectance.isel(x=3, y=3).values
-    assert middle.tolist() == [[100, 101], [300, 301]]  # by date; the cloudy one is left out
+    outside = scene.sel(x=440000, method="ffill")  # the pixel that ends where the images begin
+    assert np.isnan(outside.reflectance).all()
+    assert (outside.fmask == 255).all()
+    pair = scene.sel(x=slice(440210, 440270)).isel(y=3)
+    values = pair.reflectance.values
+    np.testing.assert_array_equal(np.nanmax(values, axis=2), [[-100, -99], [300, 301]])  # by date
+    assert np.isnan(values).sum(axis=2).tolist() == [[1, 0], [1, 0]]
+    assert (pair.fmask == 64).all()
     assert scene.fmask.dims == ("time", "y", "x")
     assert scene.rio.crs.to_epsg() == 32614
     assert scene.rio.resolution() == (30, -30)

@@ -68,6 +68,7 @@ def test_a_good_catalog_is_read_as_written(tmp_path: Path) -> None:
         ("{year: [2020, 2021]", "{yaer: [2020, 2021]", 2, "{year} is not among the placeholders"),
         ("month: [1, 2]}", "month: [1, 2], day: [3]}", 2, "'day' is used nowhere"),
         ("one chip", "!!python/object/apply:os.system [ls]", 3, "is not allowed in a catalog"),
+        ("one chip", "!!python/name:os.system ''", 3, "is not allowed in a catalog"),
         ("  description: one chip", "  uri: again", 4, "'uri' stands here again (line 3)"),
         ("one chip", "[unclosed", 4, "not valid YAML"),
         ("meta:", "meta: {}\nmeta:", 2, "'meta' stands here again"),

@@ -114,7 +114,7 @@ def _content_problems(
         )
 
 
-def file_problems(source: Source, wanted: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """Problems in the files of an entry: opening it reads their headers and nothing else."""
     driver, _ = source.reader({})
     if driver is None or driver.name == "world" or source.is_url:
@@ -123,11 +123,12 @@ def file_problems(source: Source, wanted: Mapping[str, Sequence[str]] | None = N
         from geowb.catalog import stac
 
         return [] if stac.has_token(driver.options) else [stac.token_missing(driver.options)]
+    given = {name: values[0] for name, values in (wanted or {}).items() if values}
     problems: dict[str, None] = {}
     for fields in source.selections():
-        if all(fields.get(name) in values for name, values in (wanted or {}).items() if values):
+        if all(fields[name] in wanted[name] for name in given.keys() & fields.keys()):
             try:
-                source.open(**fields)
+                source.open(**(given | fields))
             except (DataError, RequestError) as error:
                 problems[str(error)] = None
     return list(problems)

@@ -63,8 +63,7 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
 
     try:
         import huggingface_hub
-        from huggingface_hub import constants
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub import constants, errors
     except ImportError as error:
         raise RequestError(
             "Data of the Hugging Face hub needs huggingface_hub: pip install 'geowb[models]'."
@@ -87,12 +86,16 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
             local_dir=partial,
             token=os.environ.get(options.token_env) or None,
         )
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         raise no_network(urlsplit(endpoint).netloc, twin) from error
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         raise DownloadError(
             f"The hub refused {options.repo_id} at {options.revision}: "
             f"{str(error).splitlines()[0]} A gated data set needs {options.token_env}."
+        ) from error
+    except (OSError, getattr(errors, "HTTPError", OSError)) as error:
+        raise DownloadError(
+            f"{options.repo_id} was not brought whole: {error}. Run the same command again."
         ) from error
     for packed, folder in options.unpack.items():
         if (partial / packed).is_file():
@@ -146,7 +149,7 @@ def download(
         except requests.HTTPError as error:
             status = f"{error.response.status_code} {error.response.reason}"
             raise DownloadError(f"{host} answered {status} for {url}.") from error
-        except (requests.RequestException, EOFError) as error:
+        except requests.RequestException as error:
             have = partial.stat().st_size if partial.exists() else 0
             if have > before and attempt < _ATTEMPTS - 1:
                 continue
@@ -206,7 +209,8 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as reply:
         if reply.status_code == 416:  # the server has nothing after what is here: start again
             partial.unlink()
-            return _transfer(url, partial, progress=progress)
+            _transfer(url, partial, progress=progress)
+            return
         reply.raise_for_status()
         start = have if _resumed(reply, have) else 0
         length = reply.headers.get("Content-Length")
@@ -225,9 +229,6 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
             for block in reply.iter_content(1 << 16):
                 sink.write(block)
                 bar.update(task, advance=len(block))
-    if total is not None and partial.stat().st_size != total:
-        raise EOFError(url)
-    return None
 
 
 def _resumed(reply: requests.Response, have: int) -> bool:

@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from geowb.bands import HLS6, SENSOR_BANDS
+from geowb.catalog.fetch import no_network
 from geowb.catalog.schema import (
     FILE_FIELDS,
     ChipsOptions,
@@ -103,6 +105,8 @@ def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
         try:
             return opener(path, **how)
         except RasterioIOError as error:
+            if str(path).startswith("http") and "CURL error" in str(error):
+                raise no_network(urlsplit(str(path)).netloc, None) from error
             raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
 
 
@@ -122,13 +126,10 @@ def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
 
 
 def _label(values: xr.DataArray, label: Label) -> xr.DataArray:
-    """Label of dims (y, x): NaN or -1 where unlabelled."""
-    if label.kind == "bits":
-        return values.astype("uint8")
-    result = _masked(values, label.nodata, values.rio.nodata)
+    """Label from float32 with NaN: a quantity as it is, a class map as int16 with -1."""
     if label.kind == "quantity" and not label.classes:
-        return result
-    return result.fillna(-1).astype("int16").assign_attrs(_flags(label.classes or ()))
+        return values
+    return values.fillna(-1).astype("int16").assign_attrs(_flags(label.classes or ()))
 
 
 def _flags(classes: Sequence[str]) -> dict[str, Any]:
@@ -222,7 +223,8 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
             raise DataError(f"'{place}' has {values.sizes['band']} bands, not {label.band}.")
         if problem := grid_problem(first.rio, values.rio):
             raise DataError(f"The label '{place}' is off the image's grid: {problem}.")
-        chosen = _label(values.isel(band=label.band - 1, drop=True), label)
+        one = values.isel(band=label.band - 1, drop=True)
+        chosen = _label(_masked(one, label.nodata, values.rio.nodata), label)
         scene[name] = (("y", "x"), chosen.data, chosen.attrs)
     return _with_crs(scene, first, source)
 
@@ -379,7 +381,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
         values = xr.DataArray(
             lazy(files, label.band, [label.nodata], smooth=False), dims=("sample", "y", "x")
         )
-        scene[name] = _label(values, label.model_copy(update={"nodata": None}))
+        scene[name] = _label(values, label)
     if "class" in found[0][1]:
         classes = sorted({fields["class"] for _, fields in found})
         numbers = np.array([classes.index(fields["class"]) for _, fields in found], dtype="int16")

@@ -136,8 +136,8 @@ class Label(_Strict):
     band: int = Field(1, ge=1)
     #: Names of the classes, from class 0 on; its presence makes the label a class map.
     classes: tuple[str, ...] | None = None
-    #: ``quantity``: float32 and NaN; ``classes``: int16 and -1; ``bits``: uint8 as stored.
-    kind: Literal["quantity", "classes", "bits"] = "quantity"
+    #: ``quantity``: float32 and NaN; ``classes``: int16 and -1.
+    kind: Literal["quantity", "classes"] = "quantity"
 
 
 class WorldOptions(_Strict):

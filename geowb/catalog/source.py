@@ -121,7 +121,7 @@ class Catalog(Mapping[str, "Source"]):
             problem
             for source in self.values()
             if source.status() == "here"
-            for problem in file_problems(source)
+            for problem in file_problems(source, {})
         ]
 
 

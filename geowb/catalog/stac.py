@@ -48,34 +48,28 @@ def load(options: StacOptions, meta: Metadata, *, twin: str | None = None) -> xr
         if "Max retries" in str(error):  # pystac-client wraps a lost connection in an APIError
             raise no_network(host, twin) from error
         raise DownloadError(f"{host} refused the search: {str(error)[:200]}") from error
+    crs = "utm" if meta.crs in (None, "none") else meta.crs
+    grid: dict[str, Any] = {"bbox": bbox, "crs": crs, "resolution": options.resolution}
     parts: list[xr.Dataset] = []
     for collection in here:
         assets = options.collections[collection]
-        found = [item for item in items if item.collection_id == collection]
-        wanted = [*assets.values(), *([options.fmask] if options.fmask else [])]
-        grid: dict[str, Any] = (
-            {"like": parts[0]}
-            if parts
-            else {
-                "bbox": bbox,
-                "crs": "utm" if meta.crs in (None, "none") else meta.crs,
-                "resolution": options.resolution,
-            }
-        )
+        how = {
+            "items": [item for item in items if item.collection_id == collection],
+            "groupby": "solar_day",
+            "chunks": {"x": 1024, "y": 1024},
+            "patch_url": patches[collection],
+        }
+        # Items seldom say what type their pixels are; unsigned would wrap below zero.
         raw = odc.stac.load(
-            found,
-            wanted,
-            groupby="solar_day",
-            chunks={"x": 1024, "y": 1024},
-            patch_url=patches[collection],
-            **grid,
+            bands=list(assets.values()), dtype="float32", nodata=meta.nodata, **how, **grid
         )
         values = xr.concat([raw[asset] for asset in assets.values()], dim="band")
-        nodata = meta.nodata if meta.nodata is not None else raw[wanted[0]].rio.nodata
-        values = values.astype("float32").where(values != nodata).assign_coords(band=list(assets))
+        values = values.where(values != meta.nodata).assign_coords(band=list(assets))
         part = values.transpose("time", "band", "y", "x").to_dataset(name="reflectance")
+        grid = {"like": raw}
         if options.fmask:
-            part["fmask"] = raw[options.fmask].astype("uint8")
+            mask = odc.stac.load(bands=[options.fmask], dtype="uint8", nodata=255, **how, **grid)
+            part["fmask"] = mask[options.fmask]
         parts.append(part)
     return xr.concat(parts, dim="time").sortby("time") if len(parts) > 1 else parts[0]
 
