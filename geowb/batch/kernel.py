@@ -102,6 +102,7 @@ def execute(
                 on_cell_start=execution.at,
                 timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
                 kernel_manager_class=manager,
+                coalesce_streams=True,  # progress bars leave their last line, not hundreds
             )
         except PapermillExecutionError as error:
             failure = (error.ename, error.evalue)
