@@ -10,7 +10,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"torch": "pytorch", "lazy_loader": "lazy-loader", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "lazy_loader": "lazy-loader",
+    "matplotlib": "matplotlib-base",
+    "dask": "dask-core",
+}
 PIP_ONLY = {"terratorch"}
 
 
@@ -22,7 +27,7 @@ def declared():
     """Requirement -> specifier, of the core and all extras."""
     extras = {k: v for k, v in project()["optional-dependencies"].items() if k != "all"}
     lines = project()["dependencies"] + [line for extra in extras.values() for line in extra]
-    return dict(re.fullmatch(r"([\w.-]+)(.*)", line).groups() for line in lines)
+    return dict(re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line).groups() for line in lines)
 
 
 def conda():
