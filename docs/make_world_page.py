@@ -34,8 +34,8 @@ NIR, RED = HLS6.index("NIR_NARROW"), HLS6.index("RED")
 # Okabe-Ito colours
 COLOUR = {"amazonia": "#009E73", "cerrado": "#D55E00", "mata_atlantica": "#0072B2"}
 REAL = "#000000"
-COVER = ("#00441b", "#41ab5d", "#a6761d", "#d9d08f", "#66c2a4", "#ffe680",
-         "#cc79a7", "#253494", "#e6550d", "#999999", "#56b4e9")  # fmt: skip
+COVER = ("#00441b", "#41ab5d", "#a6761d", "#d9d08f", "#c7eae5", "#ffe680",
+         "#cc79a7", "#253494", "#e6550d", "#999999", "#2b8cbe")  # fmt: skip
 NAMES = {"amazonia": "Amazonia", "cerrado": "Cerrado", "mata_atlantica": "Mata Atlantica"}
 plt.rcParams.update({"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "figure.dpi": 100})
 
@@ -189,7 +189,7 @@ def save(figure: plt.Figure, name: str, colours: int = 128) -> None:
     path = DOCS / "figures" / f"world_{name}.png"
     path.parent.mkdir(exist_ok=True)
     image = Image.open(buffer).convert("RGB")
-    image.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(colours, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -524,7 +524,7 @@ def picture_gedi(scenes: dict) -> str:
     """Where shots fall and what they measure."""
     _, label = texas()
     granule = gedi_granule()
-    figure, axes = plt.subplots(1, 4, figsize=(8.4, 2.6), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
     rows = [
         "| shots | number | share of pixels | mean | SD | 5 % | 50 % | 95 % |",
         "|---" * 8 + "|",
@@ -559,7 +559,7 @@ def picture_gedi(scenes: dict) -> str:
         (axes[1], window[i : i + 224, j : j + 224], "world, cerrado (cut)"),
     ):
         y, x = np.nonzero(np.isfinite(shots))
-        ax.scatter(
+        dots = ax.scatter(
             (x + 0.5) * 0.03, (224 - y) * 0.03, s=3, c=shots[y, x], cmap="cividis", vmin=0, vmax=40
         )
         ax.set(
@@ -569,6 +569,7 @@ def picture_gedi(scenes: dict) -> str:
             aspect="equal",
             xlabel="km",
         )
+    figure.colorbar(dots, ax=axes[1], shrink=0.7, label="Mg/ha", extend="max")
     edges = np.arange(0, 801, 40)
     amazon = scenes["amazonia"]
     tall = amazon.agb.values[np.isfinite(amazon.agb.values) & (amazon.landcover.values == 0)]

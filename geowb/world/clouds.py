@@ -102,7 +102,8 @@ def make_sky(
         bright = 0.15 * tau / (2.0 + 0.15 * tau)  # two-stream, asymmetry 0.85
         seen = ndimage.binary_opening(bright > 0.06 + 0.015 * blur)
         move = shadow_shift(height, zenith, azimuth)
-        dark = 1.0 - np.exp(-0.35 * tau / np.cos(zenith))
+        slant = 0.15 * tau / np.cos(zenith)
+        dark = slant / (1.0 + slant)
         lit *= 1.0 - ndimage.shift(dark, move, order=1, mode="grid-wrap", prefilter=False)
         # Fmask estimates the height and finds the shadow a little off.
         wrong = [round(m * (1.0 + 0.06 * rng.standard_normal())) for m in move]

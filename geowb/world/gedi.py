@@ -91,7 +91,7 @@ def shots(
         # One overpass gives at most a third of the shots: the clearest stretches of its tracks.
         keep = keep[np.argsort(veil[keep], kind="stable")][: min(wanted - done, -(-wanted // 3))]
         row, col, truth = row[keep], col[keep], truth[keep]
-        root = np.maximum(np.sqrt(truth) + error[keep], 0.3)
+        root = np.maximum(np.sqrt(truth) + error[keep], 1.0)  # the product starts at 1 Mg/ha
         agb[row, col] = root * root
         se[row, col] = 2.0 * root * region.shot_error
         done = int(np.isfinite(agb).sum())
