@@ -1,0 +1,79 @@
+"""Pictures: they show what they are given, and stay small and self-contained."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from scenes import scene
+
+from geowb import plots
+from geowb.errors import DataError
+
+
+@pytest.fixture
+def one():
+    return scene(40, 60)
+
+
+def test_rgb_stretches_bands_and_shows_no_data_white(one):
+    one["reflectance"][0, :, 0, 0] = np.nan
+    picture = plots.rgb(one, ("RED", "GREEN", "BLUE"))
+    red = picture.dimension_values("R", flat=False)[::-1]  # holoviews starts at the bottom
+    values = one.reflectance.sel(band="RED").values[0]
+    low, high = np.nanpercentile(values, [2, 98])
+    expected = np.clip((values - low) / (high - low), 0, 1)
+    assert np.nanmax(np.abs(red / 255 - expected)[1:]) < 0.01
+    assert red[0, 0] == 255
+    assert picture.bounds.lbrt() == (0, 0, 1.8, 1.2)  # 60 x 40 pixels of 30 m, in km
+    with pytest.raises(DataError, match="no band 'NIR'"):
+        plots.rgb(one, ("NIR", "RED", "GREEN"))
+
+
+def test_a_scene_without_any_data_is_white(one):
+    picture = plots.rgb(one * np.nan)
+    assert (picture.dimension_values("R") == 255).all()
+
+
+def test_points_lie_where_the_labels_lie(one):
+    points = plots.shots(one.agb, limits=(0, 100))
+    rows, cols = np.nonzero(np.isfinite(one.agb.values))
+    assert np.allclose(points["east"], (cols + 0.5) * 0.03)
+    assert np.allclose(points["north"], 1.2 - (rows + 0.5) * 0.03)
+    assert np.allclose(points["value"], one.agb.values[rows, cols])
+
+
+def test_bars_leave_out_what_has_no_pixels_and_keep_the_order():
+    table = pd.DataFrame({"b": [1.0, np.nan], "a": [2.0, 3.0]}, index=["low", "high"])
+    bars = plots.bars(table)
+    assert list(zip(*(bars[d] for d in bars.dimensions()), strict=True)) == [
+        ("low", "b", 1.0),
+        ("low", "a", 2.0),
+        ("high", "a", 3.0),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["maps", "scatter", "bars", "curves"])
+def test_pictures_are_small_pngs_in_both_places(one, tmp_path, kind):
+    pixels = pd.DataFrame({"scene": ["a", "b"], "observed": [1.0, 2.0], "predicted": [2.0, 2.0]})
+    element = {
+        "maps": lambda: plots.layout(
+            [plots.rgb(one), plots.raster(one.agb_dense), plots.shots(one.agb, limits=(0, 9))]
+        ),
+        "scatter": lambda: plots.scatter(pixels),
+        "bars": lambda: plots.bars(pd.DataFrame({"a": [1.0]}, index=["x"])),
+        "curves": lambda: plots.curves({"a": pd.DataFrame({"epoch": [0], "val_rmse": [1.0]})}),
+    }[kind]()
+    shown = plots.show(element, tmp_path / "picture.png")
+    stored = (tmp_path / "picture.png").read_bytes()
+    assert shown.data == stored
+    assert len(stored) < 100_000
+    picture = PIL.Image.open(io.BytesIO(stored))
+    assert min(picture.size) > 100
+    assert len(picture.convert("RGB").getcolors(1 << 20)) > 5
+
+
+def test_plots_write_nothing_to_the_page(one, tmp_path, capsys):
+    plots.show(plots.rgb(one), tmp_path / "a.png")
+    assert capsys.readouterr().out == ""
