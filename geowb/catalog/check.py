@@ -122,7 +122,8 @@ def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[s
     if driver.name == "stac":
         from geowb.catalog import stac
 
-        return [] if stac.has_token(driver.options) else [stac.token_missing(driver.options)]
+        problem = stac.token_problem(driver.options)
+        return [problem] if problem else []
     given = {name: values[0] for name, values in (wanted or {}).items() if values}
     problems: dict[str, None] = {}
     for fields in source.selections():

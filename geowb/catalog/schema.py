@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    HttpUrl,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from geowb.errors import did_you_mean
 
@@ -32,7 +23,7 @@ __all__ = ["Entry", "Meta", "expand", "placeholders_in"]
 FILE_FIELDS = ("split", "class", "sample")
 
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d{1,2})d)?\}")
-_URL = TypeAdapter(HttpUrl)
+Named, Options = TypeVar("Named"), TypeVar("Options")
 
 
 def placeholders_in(value: Any) -> set[str]:
@@ -48,6 +39,16 @@ def placeholders_in(value: Any) -> set[str]:
     elif not isinstance(value, list | tuple):
         return set()
     return set().union(*map(placeholders_in, value))
+
+
+def combinations(choices: Mapping[str, Iterable[str]]) -> list[dict[str, str]]:
+    """Every way to choose one value for each name.
+
+    >>> combinations({"a": "xy", "b": "z"})
+    [{'a': 'x', 'b': 'z'}, {'a': 'y', 'b': 'z'}]
+    """
+    rows = itertools.product(*choices.values())
+    return [dict(zip(choices, row, strict=True)) for row in rows]
 
 
 def expand(value: Any, fields: Mapping[str, str]) -> Any:
@@ -74,23 +75,17 @@ def expand(value: Any, fields: Mapping[str, str]) -> Any:
 # --- types of single values ---------------------------------------------------------------------
 
 
-def _crs(value: Any) -> Any:
+def _crs(value: int | str) -> int | str:
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
-    if value == "none":
-        return value
     try:
-        CRS.from_user_input(value)
+        if value != "none":
+            CRS.from_user_input(value)
     except CRSError as error:
         raise ValueError(
             f"{value!r} is no CRS that PROJ knows; write an EPSG code such as 32614, or none"
         ) from error
-    return value
-
-
-def _url(value: str) -> str:
-    _URL.validate_python(value)
     return value
 
 
@@ -102,27 +97,17 @@ def _inside(value: str) -> str:
     return value
 
 
-def _digest(value: str) -> str:
-    if value == "unknown" or re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})", value):
-        return value
-    raise ValueError(f"{value!r} is no digest; write sha256:<64 hex>, md5:<32 hex> or unknown")
-
-
-def _text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Url = Annotated[str, AfterValidator(_url)]
 Crs = Annotated[int | str, AfterValidator(_crs)]
 Inside = Annotated[str, AfterValidator(_inside)]
-Digest = Annotated[str, AfterValidator(_digest)]
-Text = Annotated[str, BeforeValidator(_text)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|unknown)$")]
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # --- drivers and their options ------------------------------------------------------------------
@@ -184,29 +169,23 @@ class StacOptions(_Strict):
     bbox: str
     datetime: str
     fmask: str | None = None
-    max_cloud: float | None = Field(None, ge=0, le=100)
-    max_items: int = Field(50, ge=1)
+    max_cloud: float = Field(100, ge=0, le=100)
     resolution: float = Field(30.0, gt=0)
     sign: Literal["none", "earthdata", "planetary_computer"] = "none"
     #: Name (never the value) of the environment variable with the access token.
     token_env: EnvName = "EARTHDATA_TOKEN"
 
 
-class RasterDriver(_Strict):
-    """rioxarray: local files, or the URL of a COG."""
+class _Driver(_Strict, Generic[Named, Options]):
+    """Its name and its options."""
 
-    name: Literal["raster"]
-    options: RasterOptions = RasterOptions()
-
-
-class ChipsDriver(_Strict):
-    """A folder of images with labels."""
-
-    name: Literal["chips"]
-    options: ChipsOptions
+    name: Named
+    options: Options = Field(default_factory=dict, validate_default=True)
 
 
-Reader = Annotated[RasterDriver | ChipsDriver, Field(discriminator="name")]
+Raster = _Driver[Literal["raster"], RasterOptions]
+Chips = _Driver[Literal["chips"], ChipsOptions]
+Reader = Annotated[Raster | Chips, Field(discriminator="name")]
 
 
 class ArchiveFile(_Strict):
@@ -229,14 +208,9 @@ class ArchiveOptions(_Strict):
     def all_files(self) -> list[ArchiveFile]:
         """`files` with every ``each`` spelt out."""
         return [
-            file.model_copy(
-                update={
-                    "url": expand(file.url, dict(zip(file.each, values, strict=True))),
-                    "path": expand(file.path, dict(zip(file.each, values, strict=True))),
-                }
-            )
+            file.model_copy(update=expand({"url": file.url, "path": file.path}, fields))
             for file in self.files
-            for values in itertools.product(*file.each.values())
+            for fields in combinations(file.each)
         ]
 
 
@@ -246,45 +220,19 @@ class HubOptions(_Strict):
     path: Inside
     repo_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str = "main"
-    allow_patterns: tuple[str, ...] | None = None
+    allow_patterns: list[str] | None = None
     #: Archive of the repository -> folder beside it that it is unpacked to.
     unpack: dict[Inside, Inside] = {}
     token_env: EnvName = "HF_TOKEN"
     then: Reader | None = None
 
 
-class WorldDriver(_Strict):
-    """The embedded world."""
-
-    name: Literal["world"]
-    options: WorldOptions = WorldOptions()
-
-
-class StacDriver(_Strict):
-    """pystac-client and odc-stac."""
-
-    name: Literal["stac"]
-    options: StacOptions
-
-
-class ArchiveDriver(_Strict):
-    """pooch."""
-
-    name: Literal["archive"]
-    options: ArchiveOptions = ArchiveOptions()
-
-
-class HubDriver(_Strict):
-    """huggingface_hub."""
-
-    name: Literal["hub"]
-    options: HubOptions
-
-
-Driver = Annotated[
-    WorldDriver | RasterDriver | ChipsDriver | StacDriver | HubDriver | ArchiveDriver,
-    Field(discriminator="name"),
-]
+World = _Driver[Literal["world"], WorldOptions]
+Stac = _Driver[Literal["stac"], StacOptions]
+Archive = _Driver[Literal["archive"], ArchiveOptions]
+Hub = _Driver[Literal["hub"], HubOptions]
+#: The closed table of drivers: whatever else a catalog names is refused.
+Driver = Annotated[World | Raster | Chips | Stac | Archive | Hub, Field(discriminator="name")]
 
 
 # --- entries ------------------------------------------------------------------------------------
@@ -337,14 +285,14 @@ class Entry(_Strict):
 
     @model_validator(mode="after")
     def _placeholders_and_uri(self) -> Entry:
-        own: set[str] = set()
+        own: set[str] = {*FILE_FIELDS}
         for file in getattr(self.driver.options, "files", ()):
-            own |= set(file.each)
+            own |= file.each.keys()
             if unknown := placeholders_in([file.url, file.path]) ^ set(file.each):
                 raise ValueError(f"{{{min(unknown)}}} must stand in each and in url or path")
-        used = placeholders_in([self.uri, self.driver.model_dump()]) - {*FILE_FIELDS, *own}
+        used = placeholders_in([self.uri, self.driver.model_dump()]) - own
         declared = set(self.placeholders)
-        if reserved := declared & set(FILE_FIELDS):
+        if reserved := declared & {*FILE_FIELDS}:
             raise ValueError(f"the name {min(reserved)!r} is kept for file names of chips")
         if unknown := used - declared:
             raise ValueError(
@@ -357,7 +305,7 @@ class Entry(_Strict):
             raise ValueError(f"driver {self.driver.name!r} needs a uri")
         if self.driver.name in ("archive", "hub"):
             _inside(self.uri)
-            if any(values == "any" for values in self.placeholders.values()):
+            if "any" in self.placeholders.values():
                 raise ValueError("an entry that is downloaded needs its placeholders' values")
         return self
 

@@ -14,7 +14,7 @@ from geowb.errors import DataError, DownloadError, RequestError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["has_token", "load", "signer", "token_missing"]
+__all__ = ["load", "signer", "token_problem"]
 
 _SAS = "https://planetarycomputer.microsoft.com/api/sas/v1/token/"
 
@@ -79,13 +79,10 @@ def _search(options: StacOptions, bbox: tuple[float, ...]) -> list[Any]:
 
     client = pystac_client.Client.open(options.url)
     search = client.search(
-        collections=list(options.collections),
-        bbox=bbox,
-        datetime=options.datetime,
-        max_items=options.max_items,
+        collections=list(options.collections), bbox=bbox, datetime=options.datetime
     )
-    limit = 100.0 if options.max_cloud is None else options.max_cloud
-    items = [i for i in search.items() if i.properties.get("eo:cloud_cover", 0.0) <= limit]
+    limit = options.max_cloud
+    items = [i for i in search.items() if i.properties.get("eo:cloud_cover", 0) <= limit]
     if not items:
         raise DataError(
             f"{urlsplit(options.url).netloc} has no item of {', '.join(options.collections)} in "
@@ -109,8 +106,8 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     if options.sign == "earthdata":
         import odc.stac
 
-        if not has_token(options):
-            raise RequestError(token_missing(options))
+        if problem := token_problem(options):
+            raise RequestError(problem)
         token = os.environ[options.token_env]
         # With this setting curl drops the token when it is sent on to another host.
         odc.stac.configure_rio(cloud_defaults=True, GDAL_HTTP_AUTH="BEARER", GDAL_HTTP_BEARER=token)
@@ -123,13 +120,10 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     return lambda href: f"{_guarded(href, '.blob.core.windows.net')}?{token}"
 
 
-def has_token(options: StacOptions) -> bool:
-    """Whether the environment holds what the signer needs."""
-    return options.sign != "earthdata" or bool(os.environ.get(options.token_env))
-
-
-def token_missing(options: StacOptions) -> str:
-    """Say how to get a token."""
+def token_problem(options: StacOptions) -> str | None:
+    """Say how to get the token that the signer needs, if the environment lacks it."""
+    if options.sign != "earthdata" or os.environ.get(options.token_env):
+        return None
     return (
         "HLS from NASA needs an Earthdata token in the environment variable "
         f"{options.token_env}: log in at https://urs.earthdata.nasa.gov, choose Generate Token, "
