@@ -53,31 +53,9 @@ def check_source(
         name: [values] if isinstance(values, str) else [str(value) for value in values]
         for name, values in (selection or {}).items()
     }
-    problems = list(_selection_problems(source, wanted))
+    problems = source.selection_problems(wanted)
     problems += _content_problems(source, variables, HLS6 if bands == "HLS6" else bands)
-    if problems:
-        return problems
-    return file_problems(source, wanted)
-
-
-def _selection_problems(source: Source, wanted: Mapping[str, list[str]]) -> Iterator[str]:
-    known = source.entry.placeholders
-    for name, values in wanted.items():
-        if not values:
-            continue
-        if name not in known:
-            yield (
-                f"Entry '{source.name}' has no placeholder '{name}', so {values} cannot be "
-                f"chosen; leave it empty. {did_you_mean(name, known) if known else ''}".strip()
-            )
-            continue
-        for value in values:
-            if known[name] != "any" and value not in known[name]:
-                hint = did_you_mean(value, known[name])
-                yield f"Entry '{source.name}' has no {name} '{value}'. {hint}"
-    for name, values in known.items():
-        if values == "any" and not wanted.get(name):
-            yield f"Entry '{source.name}' needs a value for '{name}'."
+    return problems or file_problems(source, wanted)
 
 
 def _content_problems(
@@ -124,10 +102,10 @@ def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[s
 
         problem = stac.token_problem(driver.options)
         return [problem] if problem else []
-    given = {name: values[0] for name, values in (wanted or {}).items() if values}
+    given = {name: values[0] for name, values in wanted.items() if values}
     problems: dict[str, None] = {}
     for fields in source.selections():
-        if all(fields[name] in wanted[name] for name in given.keys() & fields.keys()):
+        if all(value in (wanted.get(name) or [value]) for name, value in fields.items()):
             try:
                 source.open(**(given | fields))
             except (DataError, RequestError) as error:

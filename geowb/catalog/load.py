@@ -6,7 +6,8 @@ Only plain YAML is read: no tags, no aliases, no repeated keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,27 @@ __all__ = ["load"]
 _MAX_CHARACTERS, _MAX_DEPTH = 2_000_000, 30
 
 Location = tuple[str | int, ...]
-_SCALARS = {f"tag:yaml.org,2002:{t}" for t in ("str", "int", "float", "bool", "null", "timestamp")}
+_KINDS = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases and deep nesting, by which a small file can grow without bound."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            reason = f"the alias *{event.anchor} is not allowed; write the block out"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
+        if self.depth > _MAX_DEPTH:
+            reason = "nested too deeply to be a catalog"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Plain:
@@ -35,18 +56,18 @@ class _Plain:
     def convert(self, node: yaml.Node, at: Location = ()) -> Any:
         line = node.start_mark.line + 1
         self.lines.setdefault(at, line)
-        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        if node.tag not in _TAGS:
+            self.problems.append((line, f"the tag {node.tag!r} is not allowed in a catalog"))
+            return None
+        if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
-        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        if isinstance(node, yaml.SequenceNode):
             return [self.convert(item, (*at, i)) for i, item in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
-            try:
-                return self._scalars.construct_object(node)
-            except ValueError as error:  # 2020-13-45 looks like a date
-                self.problems.append((line, f"{node.value!r}: {error}"))
-                return None
-        self.problems.append((line, f"the tag {node.tag!r} is not allowed in a catalog"))
-        return None
+        try:
+            return self._scalars.construct_object(node)
+        except ValueError as error:  # 2020-13-45 looks like a date
+            self.problems.append((line, f"{node.value!r}: {error}"))
+            return None
 
     def _mapping(self, node: yaml.MappingNode, at: Location) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -79,15 +100,14 @@ def _known_keys(model: type[BaseModel], location: Location) -> set[str]:
     models = {model}
     for part in location:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        if fields:
-            models = {inner for field in fields for inner in _models(field.annotation)}
-        elif tagged := {
-            m
-            for m in models
-            if "name" in m.model_fields and part in get_args(m.model_fields["name"].annotation)
-        }:
-            models = tagged
+        inner = {found for field in fields for found in _models(field.annotation)}
+        tagged = {m for m in models if "name" in m.model_fields and part in _names(m)}
+        models = inner or tagged or models
     return {name for m in models for name in m.model_fields}
+
+
+def _names(driver: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(driver.model_fields["name"].annotation)
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
@@ -99,13 +119,11 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key {str(location[-1])!r}. {did_you_mean(str(location[-1]), known)}"
     if kind == "missing":
         return f"the key {path!r} is missing"
-    if kind.startswith("union_tag"):
-        if kind == "union_tag_not_found":
-            return f"{path} needs a name"
-        tags = re.findall(r"'(\w+)'", problem["ctx"]["expected_tags"])
-        return (
-            f"unknown driver {problem['ctx']['tag']!r}. {did_you_mean(problem['ctx']['tag'], tags)}"
-        )
+    if kind == "union_tag_not_found":
+        return f"{path} needs a name"
+    if kind == "union_tag_invalid":
+        tag, known = problem["ctx"]["tag"], re.findall(r"\w+", problem["ctx"]["expected_tags"])
+        return f"unknown driver {tag!r}. {did_you_mean(tag, known)}"
     if kind == "value_error":
         return f"{path}: {problem['ctx']['error']}"
     shown = repr(problem["input"])
@@ -113,77 +131,75 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def _validated(
-    model: type[BaseModel],
-    raw: Any,
-    bases: tuple[Location, ...],
-    plain: _Plain,
-    label: str,
+    model: type[BaseModel], raw: Any, bases: Sequence[Location], plain: _Plain, label: str
 ) -> Any:
     """`raw` as a `model`, or None with the problems and their lines noted."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         for problem in error.errors():
-            at = bases[-1]
-            for base in bases:  # the deepest key that the file really has
-                reached = base
-                for part in problem["loc"]:
-                    reached = (*reached, part) if (*reached, part) in plain.lines else reached
-                if len(reached) - len(base) > len(at) - len(bases[-1]):
-                    at = reached
-            plain.problems.append((plain.lines[at], f"{label}{_explain(model, problem)}"))
+            _, at = max((_follow(base, problem["loc"], plain) for base in bases), key=itemgetter(0))
+            plain.problems.append((plain.lines[at], label + _explain(model, problem)))
     return None
+
+
+def _follow(at: Location, way: Location, plain: _Plain) -> tuple[int, Location]:
+    """How many steps of `way` from `at` the file has keys for, and where they end."""
+    steps = 0
+    for part in way:
+        if (*at, part) in plain.lines:
+            steps, at = steps + 1, (*at, part)
+    return steps, at
 
 
 def _entries(raw: dict[str, Any], plain: _Plain) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
+
+    def note(text: str, name: str, *deeper: str | int) -> None:
+        plain.problems.append((plain.lines[name, *deeper], f"entry {name!r}: {text}"))
+
     for name, block in raw.items():
-        if name == "meta":
-            continue
-        label = f"entry {name!r}: "
         if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-            plain.problems.append(
-                (plain.lines[name,], label + "a name is letters, digits, _ and -")
-            )
+            note("a name is letters, digits, _ and -", name)
         if not isinstance(block, dict):
-            plain.problems.append((plain.lines[name,], label + "must be a block of keys"))
+            note("must be a block of keys", name)
             continue
         shared = {key: value for key, value in block.items() if key != "variants"}
         variants = block.get("variants", [])
         if not isinstance(variants, list) or not all(isinstance(v, dict) for v in variants):
-            at = plain.lines[name, "variants"]
-            plain.problems.append((at, label + "variants must be a list of blocks of keys"))
+            note("variants must be a list of blocks of keys", name, "variants")
             continue
         if not variants:
-            entries[name] = _validated(Entry, shared, ((name,),), plain, label)
+            entries[name] = _validated(Entry, shared, [(name,)], plain, f"entry {name!r}: ")
         for i, variant in enumerate(variants):
+            here = (name, "variants", i)
             suffix = variant.get("provider") or variant.get("version")
             own = {k: v for k, v in variant.items() if k not in ("provider", "version")}
-            bases = ((name, "variants", i), (name,))
             if suffix is None:
-                at = plain.lines[name, "variants", i]
-                plain.problems.append((at, label + "a variant needs a provider or a version"))
+                note("a variant needs a provider or a version", *here)
                 continue
-            entry = _validated(Entry, shared | own, bases, plain, f"entry '{name}@{suffix}': ")
+            full = f"{name}@{suffix}"
+            merged = shared | own
+            entry = _validated(Entry, merged, [here, (name,)], plain, f"entry {full!r}: ")
             entries.setdefault(name, entry)
-            entries[f"{name}@{suffix}"] = entry
+            entries[full] = entry
     return entries
 
 
-def _refuse_dangers(path: Path, text: str) -> None:
-    """Refuse aliases and deep nesting, by which a small file can grow without bound."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent):
-            raise CatalogError(
-                f"{path}, line {line}: the alias *{event.anchor} is not allowed; "
-                "write the block out, or use variants."
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise CatalogError(f"{path}, line {line}: nested too deeply to be a catalog.")
+def _check_references(entries: Mapping[str, Entry], plain: _Plain) -> None:
+    for name, entry in entries.items():
+        base = name.partition("@")[0]
+        for key, driver in (("twin", "world"), ("part_of", "archive")):
+            if not (other := getattr(entry, key, None)):
+                continue
+            if other not in entries:
+                problem = f"is no entry. {did_you_mean(other, entries)}"
+            elif entries[other] is not None and entries[other].driver.name != driver:
+                problem = f"must be an entry of driver {driver!r}"
+            else:
+                continue
+            at = plain.lines.get((base, key), plain.lines[base,])
+            plain.problems.append((at, f"entry {name!r}: {key} {other!r} {problem}"))
 
 
 def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
@@ -204,36 +220,20 @@ def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
         raise CatalogError(f"{path} has {len(text)} characters: that is no catalog.")
     plain = _Plain()
     try:
-        _refuse_dangers(path, text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         raw = plain.convert(node) if node else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or error
         raise CatalogError(
-            f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}."
+            f"{path}{where}: {reason}. This is not valid YAML for a catalog."
         ) from error
     if not isinstance(raw, dict):
         raise CatalogError(f"{path}, line 1: a catalog is a block of named entries.")
-    meta = Meta()
-    if "meta" in raw:
-        meta = _validated(Meta, raw["meta"], (("meta",),), plain, "meta: ") or meta
+    meta = _validated(Meta, raw.pop("meta", {}), [("meta",)], plain, "meta: ") or Meta()
     entries = _entries(raw, plain)
-    for name, entry in entries.items():
-        if entry is None:
-            continue
-        base = name.partition("@")[0]
-        for key, driver in (("twin", "world"), ("part_of", "archive")):
-            other = getattr(entry, key)
-            if other is None:
-                continue
-            at = plain.lines.get((base, key), plain.lines[base,])
-            if other not in entries:
-                hint = did_you_mean(other, entries)
-                plain.problems.append((at, f"entry {name!r}: {key} {other!r} is no entry. {hint}"))
-            elif entries[other] is not None and entries[other].driver.name != driver:
-                text = f"entry {name!r}: {key} {other!r} must be an entry of driver {driver!r}"
-                plain.problems.append((at, text))
+    _check_references(entries, plain)
     if plain.problems:
         listed = [f"line {line}, {text}" for line, text in sorted(set(plain.problems))]
         count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geowb import paths
 from geowb.catalog.load import load
-from geowb.catalog.schema import ArchiveFile, Entry, expand
+from geowb.catalog.schema import ArchiveFile, Entry, combinations, expand
 from geowb.errors import DataError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,30 +35,18 @@ def open_catalog(path: str | os.PathLike[str] | None = None) -> Catalog:
     return Catalog(Path(path).expanduser() if path else paths.default_catalog())
 
 
-class Catalog(Mapping[str, "Source"]):
+class Catalog(dict[str, "Source"]):
     """A catalog file: a mapping of names to sources."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.meta, self._entries = load(path)
+        self.meta, entries = load(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        super().__init__({name: Source(name, entry, self) for name, entry in entries.items()})
 
-    def __getitem__(self, name: str) -> Source:
-        if name not in self._entries:
-            raise RequestError(
-                f"The catalog {self.path} has no entry '{name}'. "
-                + did_you_mean(name, self._entries)
-            )
-        return Source(name, self._entries[name], self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __missing__(self, name: str) -> Source:
+        hint = did_you_mean(name, self)
+        raise RequestError(f"The catalog {self.path} has no entry '{name}'. {hint}")
 
     def __repr__(self) -> str:
         return f"Catalog({str(self.path)!r}, {len(self)} entries)"
@@ -84,18 +71,13 @@ class Catalog(Mapping[str, "Source"]):
 
     def find(self, pattern: str) -> list[Path]:
         """Files (or folders) that a relative path or glob names, from the first place with any."""
-        path = Path(pattern).expanduser()
+        path, places = Path(pattern).expanduser(), self.places()
         if path.is_absolute():
-            root, pattern = Path(path.anchor), str(path.relative_to(path.anchor))
-            places = [root]
-        else:
-            places = self.places()
+            path, places = path.relative_to(path.anchor), [Path(path.anchor)]
         for root in places:
-            if not any(c in pattern for c in "*?["):
-                found = [root / pattern] if (root / pattern).exists() else []
-            else:
-                found = sorted(root.glob(pattern))
-            if found:
+            if (root / path).exists():
+                return [root / path]
+            if found := sorted(root.glob(path.as_posix())):
                 return found
         return []
 
@@ -104,13 +86,14 @@ class Catalog(Mapping[str, "Source"]):
         return [
             {
                 "name": source.name,
-                "category": source.entry.metadata.category or "",
-                "licence": source.entry.metadata.source_license or "unknown",
-                "size": source.entry.metadata.size or "",
+                "category": meta.category or "",
+                "licence": meta.source_license or "unknown",
+                "size": meta.size or "",
                 "status": source.status(),
                 "description": source.entry.description,
             }
             for source in self.values()
+            for meta in [source.entry.metadata]
         ]
 
     def check(self) -> list[str]:
@@ -150,33 +133,36 @@ class Source:
 
     def selections(self) -> list[dict[str, str]]:
         """Every combination of the placeholders that have listed values."""
-        names = [name for name in self.entry.placeholders if self.choices(name)]
-        combinations = itertools.product(*(self.choices(name) for name in names))
-        return [dict(zip(names, values, strict=True)) for values in combinations]
+        listed = {name: self.choices(name) for name in self.entry.placeholders}
+        return combinations({name: values for name, values in listed.items() if values})
+
+    def selection_problems(self, selection: Mapping[str, Sequence[str]]) -> list[str]:
+        """Problems of the wanted values of placeholders; no value stands for all of them."""
+        known, problems = self.entry.placeholders, []
+        for name, values in selection.items():
+            if name not in known and values:
+                problems.append(
+                    f"Entry '{self.name}' has no placeholder '{name}'. "
+                    f"{did_you_mean(name, known)} Leave out {', '.join(values)}."
+                )
+            elif choices := self.choices(name):
+                problems += [
+                    f"Entry '{self.name}' has no {name} '{value}'. {did_you_mean(value, choices)}"
+                    for value in values
+                    if value not in choices
+                ]
+        return problems + [
+            f"Entry '{self.name}' needs a value for '{name}' ({name}=...)."
+            for name, values in known.items()
+            if values == "any" and not selection.get(name)
+        ]
 
     def fields(self, selection: Mapping[str, object]) -> dict[str, str]:
         """Check and complete `selection`: a placeholder left out takes its first value."""
-        known = self.entry.placeholders
-        for name, value in selection.items():
-            if name not in known:
-                raise RequestError(
-                    f"Entry '{self.name}' has no placeholder '{name}'. {did_you_mean(name, known)}"
-                )
-            if known[name] != "any" and str(value) not in known[name]:
-                raise RequestError(
-                    f"Entry '{self.name}' has no {name} '{value}'. "
-                    + did_you_mean(str(value), known[name])
-                )
-        fields = {name: str(selection[name]) for name in selection}
-        for name, values in known.items():
-            if name in fields:
-                continue
-            if values == "any":
-                raise RequestError(
-                    f"Entry '{self.name}' needs a value for '{name}': open({name}=...)."
-                )
-            fields[name] = values[0]
-        return fields
+        fields = {name: str(value) for name, value in selection.items()}
+        if problems := self.selection_problems({name: [value] for name, value in fields.items()}):
+            raise RequestError(problems[0])
+        return {name: values[0] for name, values in self.entry.placeholders.items()} | fields
 
     def reader(self, fields: Mapping[str, str]) -> tuple[Any, str]:
         """Driver that reads this entry, and its ``uri``, with the placeholders filled."""
