@@ -6,7 +6,6 @@ FOLDER holds the test data sets that the page compares with. Tables go between t
 markers, figures into docs/figures.
 """
 
-# ruff: noqa: T201 - what this script prints is its result
 from __future__ import annotations
 
 import datetime as dt

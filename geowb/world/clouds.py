@@ -64,7 +64,7 @@ def cloud_cover(rng: np.random.Generator, region: Region, day: int) -> float:
     wettest, driest = region.cloud
     phase = 0.5 + 0.5 * np.cos(2 * np.pi * (day - region.cloud_day) / 365.25)
     mean = driest + (wettest - driest) * float(phase)
-    return float(rng.beta(1.1 * mean, 1.1 * (1.0 - mean)))
+    return float(rng.beta(0.7 * mean, 0.7 * (1.0 - mean)))
 
 
 def shadow_shift(height: float, zenith: float, azimuth: float) -> tuple[float, float]:

@@ -22,10 +22,11 @@ GEOLOCATION = 7.0
 def overpass(
     rng: np.random.Generator, side: float, latitude: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Footprints of one overpass of a square scene of `side` metres.
+    """Footprints of one overpass of a square scene of `side` metres, and of what lies about it.
 
     Returns rows: east and south of the scene's north-west corner (m), track 0-7 and number along
-    the track. Tracks 0-3 are those of the weaker coverage beams.
+    the track. Tracks 0-3 are those of the weaker coverage beams. How many footprints there are
+    depends on `side` alone.
     """
     heading = ground_heading(latitude, descending=bool(rng.uniform() < 0.5))
     east, north = np.sin(heading), np.cos(heading)
@@ -38,9 +39,8 @@ def overpass(
     across = np.broadcast_to(((track - 3.5) * ACROSS + offset)[:, None], along.shape)
     x = 0.5 * side + along * east + across * north
     y = 0.5 * side - along * north + across * east
-    inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
     tracks, numbers = np.broadcast_arrays(track[:, None], number[None, :])
-    return x[inside], y[inside], tracks[inside], numbers[inside]
+    return x.ravel(), y.ravel(), tracks.ravel(), numbers.ravel()
 
 
 def ground_heading(latitude: float, *, descending: bool) -> float:
@@ -48,7 +48,7 @@ def ground_heading(latitude: float, *, descending: bool) -> float:
 
     The orbit is inclined by 51.6 degrees, and the Earth turns east below it.
 
-    >>> round(np.degrees(ground_heading(-5.4, descending=True)), 1)
+    >>> round(float(np.degrees(ground_heading(-5.4, descending=True))), 1)
     144.4
     """
     phi = np.radians(latitude)
@@ -78,16 +78,19 @@ def shots(
             break
         rng = streams.rng("gedi", number)
         x, y, track, along = overpass(rng, size * PIXEL, latitude)
-        # Drawn for all shots first, so that what one shot meets moves no other.
+        # Drawn for all shots, inside or not, so that what one shot meets moves no other.
         jitter = rng.standard_normal((2, x.size)) * GEOLOCATION
         error = rng.standard_normal(x.size) * region.shot_error
         fail = rng.uniform(size=x.size) < np.where(track < 4, 0.35, 0.12)
         veil = _clouds(rng, along, track)
-        col, row = (x / PIXEL).astype(int), (y / PIXEL).astype(int)
-        seen_col = np.clip(((x + jitter[0]) / PIXEL).astype(int), 0, size - 1)
-        seen_row = np.clip(((y + jitter[1]) / PIXEL).astype(int), 0, size - 1)
-        truth = biomass[seen_row, seen_col]
-        keep = np.flatnonzero(~fail & (veil < 1.0) & (truth > 0.0) & np.isnan(agb[row, col]))
+        col, row = np.floor(x / PIXEL).astype(int), np.floor(y / PIXEL).astype(int)
+        inside = (col >= 0) & (col < size) & (row >= 0) & (row < size)
+        keep = np.flatnonzero(inside & ~fail & (veil < 1.0))
+        # The shot falls a little beside the place that is written down.
+        to = np.clip((np.stack([x, y]) + jitter)[:, keep] / PIXEL, 0, size - 1).astype(int)
+        truth = np.zeros(x.size)
+        truth[keep] = biomass[to[1], to[0]]
+        keep = keep[(truth[keep] > 0.0) & np.isnan(agb[row[keep], col[keep]])]
         # One overpass gives at most a third of the shots: the clearest stretches of its tracks.
         keep = keep[np.argsort(veil[keep], kind="stable")][: min(wanted - done, -(-wanted // 3))]
         row, col, truth = row[keep], col[keep], truth[keep]

@@ -24,13 +24,14 @@ from geowb.world.fields import (
 from geowb.world.regions import Region
 from geowb.world.terrain import Terrain
 
-__all__ = ["CLASSES", "Land", "make_land"]
+__all__ = ["CLASSES", "CODE", "Land", "make_land"]
 
 #: Land cover classes; the code is the position.
 CLASSES = (
     "forest", "secondary_forest", "savanna", "grassland", "wetland",
     "pasture", "cropland", "plantation", "bare", "urban", "water",
 )  # fmt: skip
+#: Code of each class.
 CODE = {name: code for code, name in enumerate(CLASSES)}
 
 
@@ -65,17 +66,16 @@ def make_land(streams: Streams, grid: Grid, region: Region, terrain: Terrain) ->
     moist = np.exp(-above / (0.35 * region.floodplain + 0.5))
 
     cover = _vegetation(region, above, distance, width, meso, fine)
-    native = cover.copy()
     road_distance, u, v = (crop(a) for a in _roads(streams, grid, region))
     which, edge, count, boxes = parcels(streams.rng("parcels"), u, v, region.parcel)
     draws = streams.rng("parcel-draws").uniform(size=(4, count.size))
     bank = distance - 0.5 * width < 45.0 + 30.0 * fine  # protected strips along streams
-    use = _land_use(streams, grid, region, steep, road_distance, meso, which, count, draws)
+    use = _land_use(streams, grid, region, steep, road_distance, which, count, draws)
     cleared = (use[which] >= 0) & ~bank & (steep + 0.04 * fine < 0.5)
     cover = np.where(cleared, use[which], cover)
     pivot = _pivots(region, which, boxes, u, v, draws, use)
     cover = np.where(cleared & pivot, CODE["cropland"], cover)
-    town = _town(streams, grid, region, road_distance)
+    town = _town(streams, grid, region)
     cover = np.where((town > 0.5) & ~bank, CODE["urban"], cover)
     water = np.clip((0.5 * width - distance) / PIXEL + 0.5, 0.0, 1.0) * (width > 12.0)
     cover = np.where(water > 0.5, CODE["water"], cover)
@@ -88,9 +88,7 @@ def make_land(streams: Streams, grid: Grid, region: Region, terrain: Terrain) ->
         crop(gaussian_field(streams.rng("leaves", what), grid, 350, rough=0.2))
         for what in ("pigment", "water")
     ])  # fmt: skip
-    biomass = _biomass(
-        streams, grid, region, cover, native, moist, edge, draws[:, which], meso, canopy
-    )
+    biomass = _biomass(streams, grid, region, cover, moist, draws[:, which], meso)
     biomass *= (1.0 - water) * (1.0 - road)
     return Land(
         cover, biomass, water, road, moist, smoothstep(soil, -1.5, 1.5), canopy, leaves,
@@ -133,7 +131,7 @@ def _roads(streams: Streams, grid: Grid, region: Region) -> tuple[Array, Array, 
 
 
 def _land_use(
-    streams: Streams, grid: Grid, region: Region, steep: Array, road: Array, meso: Array,
+    streams: Streams, grid: Grid, region: Region, steep: Array, road: Array,
     which: NDArray[np.int64], count: NDArray[np.int64], draws: Array,
 ) -> NDArray[np.int64]:  # fmt: skip
     """Cover code that people gave each parcel, or -1 where they left it alone."""
@@ -165,7 +163,7 @@ def _pivots(
     return chosen[which] & (away < 0.46 * wide[which])
 
 
-def _town(streams: Streams, grid: Grid, region: Region, road: Array) -> Array:
+def _town(streams: Streams, grid: Grid, region: Region) -> Array:
     """Built-up tendency (a town is where it exceeds 0.5): one in some scenes."""
     rng = streams.rng("town")
     here = rng.uniform() < 0.35 + 0.35 * np.tanh(region.cleared)
@@ -178,8 +176,8 @@ def _town(streams: Streams, grid: Grid, region: Region, road: Array) -> Array:
 
 
 def _biomass(
-    streams: Streams, grid: Grid, region: Region, cover: NDArray[np.int64],
-    native: NDArray[np.int64], moist: Array, edge: Array, draws: Array, meso: Array, canopy: Array,
+    streams: Streams, grid: Grid, region: Region, cover: NDArray[np.int64], moist: Array,
+    draws: Array, meso: Array,
 ) -> Array:  # fmt: skip
     """Above-ground biomass of each pixel (Mg/ha)."""
     stand = grid.crop(gaussian_field(streams.rng("stand"), grid, 700, rough=0.25))

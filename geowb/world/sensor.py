@@ -87,7 +87,7 @@ def sun_position(day: int, hour: float, latitude: float) -> tuple[float, float]:
     """Zenith and azimuth (radians, clockwise from north) by day of year and local solar time.
 
     >>> zenith, azimuth = sun_position(172, 12.0, 0.0)  # June solstice, noon, Equator
-    >>> round(np.degrees(zenith), 1), abs(round(np.degrees(azimuth)))
+    >>> round(float(np.degrees(zenith)), 1), abs(round(np.degrees(azimuth)))
     (23.4, 0)
     """
     declination = np.radians(23.44) * np.sin(2 * np.pi * (284 + day) / 365.25)

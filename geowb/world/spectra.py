@@ -79,11 +79,16 @@ class Surface:
         self.open = below - self.built
         self.draws = land.draws[:, land.parcel]
 
+    def season(self, day: int, shift: float) -> float:
+        """State of the year, 0 (driest) to 1 (greenest)."""
+        driest = self.region.dry_grass
+        return (greenness(self.region, day, shift) - driest) / (0.92 - driest)
+
     def shares(self, day: int, shift: float) -> tuple[Array, Array]:
-        """Share of each member of `members` in each pixel, and of standing water."""
+        """Share of each end-member in each pixel, and of standing water."""
         region, land, tilled = self.region, self.land, self.tilled
         base = greenness(region, day, shift)
-        season = (base - region.dry_grass) / (0.92 - region.dry_grass)
+        season = self.season(day, shift)
         # Wet ground stays green for longer; some soils hold less water.
         change = 4.0 * season * (1.0 - season)
         grass = base + 0.35 * land.moist * (1.0 - base) + 0.03 * land.canopy
@@ -117,7 +122,7 @@ class Surface:
             *region.soils, ROOFS,
         ], float)  # fmt: skip
         shares, water = self.shares(day, shift)
-        season = greenness(region, day, shift)
+        season = self.season(day, shift)
         # Wet soil is darker, and tilled fields differ from each other.
         tone = (
             1.0
