@@ -1,6 +1,6 @@
 """Renew the README's picture: run the biomass study on the world and keep its map.
 
-    .venv/bin/python docs/make_readme_picture.py
+.venv/bin/python docs/make_readme_picture.py
 """
 
 import shutil

@@ -1,0 +1,257 @@
+"""The biomass study as its users meet it: wrong requests, real data, labels that are not there."""
+
+import functools
+import http.server
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rioxarray
+import xarray as xr
+from scenes import scene
+
+ROOT = Path(__file__).parent.parent
+BANDS = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
+
+
+def geowb(*words, cwd, timeout=300):
+    command = [sys.executable, "-m", "geowb.cli", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False
+    )
+
+
+def write_raster(file, values, *, crs=32722, descriptions=None, shift=0.0):
+    """Write (band, y, x) to a GeoTIFF of 30 m."""
+    _, height, width = values.shape
+    coords = {"y": 7e6 - 30.0 * np.arange(height), "x": 5e5 + shift + 30.0 * np.arange(width)}
+    array = xr.DataArray(values.astype("float32"), dims=("band", "y", "x"), coords=coords)
+    array = array.rio.write_crs(crs) if crs else array
+    if descriptions:
+        array.attrs["long_name"] = tuple(descriptions)
+    array.rio.to_raster(file)
+
+
+CATALOG = """
+    plots:
+      uri: image.tif
+      driver:
+        name: raster
+        options:
+          bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]
+          labels: {agb: {uri: label.tif, nodata: -1}}
+      metadata: {nodata: -9999}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A scene with labels, as a catalog entry of its own."""
+    made = scene(64, 64, density=0.3)
+    write_raster(tmp_path / "image.tif", made.reflectance.values[0])
+    write_raster(tmp_path / "label.tif", np.nan_to_num(made.agb.values, nan=-1)[None])
+    (tmp_path / "catalog.yaml").write_text(textwrap.dedent(CATALOG))
+    return tmp_path
+
+
+def break_unknown_key(folder):
+    text = (folder / "catalog.yaml").read_text()
+    (folder / "catalog.yaml").write_text(text.replace("  uri: image", "  urii: image"))
+
+
+def break_no_raster(folder):
+    (folder / "image.tif").write_text("This is no raster.")
+
+
+def break_band_count(folder):
+    write_raster(folder / "image.tif", np.ones((5, 64, 64)))
+
+
+def break_band_order(folder):
+    write_raster(folder / "image.tif", np.ones((6, 64, 64)), descriptions=BANDS[::-1])
+
+
+def break_crs(folder):
+    write_raster(folder / "image.tif", np.ones((6, 64, 64)), crs=None)
+
+
+def break_grid(folder):
+    write_raster(folder / "label.tif", np.ones((1, 64, 64)), shift=300.0)
+
+
+def break_file(folder):
+    (folder / "image.tif").unlink()
+
+
+def break_weights(folder):
+    """A U-Net's model file, by its header alone."""
+    header = json.dumps({"network.x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    (folder / "model.json").write_text('{"name": "unet"}')
+
+
+OWN = ("-p", "catalog=catalog.yaml", "-p", "data=plots")
+WRONG = {
+    "study": (None, ["agb_transfr"], "agb_transfer"),
+    "parameter": (None, ["agb_transfer", "-p", "epochz=9"], "epochs"),
+    "type": (None, ["agb_transfer", "-p", "epochs=ten"], "'ten'"),
+    "entry": (None, ["agb_transfer", "-p", "data=wrold"], "'world'"),
+    "region": (None, ["agb_transfer", "-p", "regions=cerado"], "cerrado"),
+    "key": (break_unknown_key, ["agb_transfer", *OWN], "urii"),
+    "file": (break_file, ["agb_transfer", *OWN], "image.tif"),
+    "no raster": (break_no_raster, ["agb_transfer", *OWN], "image.tif"),
+    "band count": (break_band_count, ["agb_transfer", *OWN], "5"),
+    "band order": (break_band_order, ["agb_transfer", *OWN], "SWIR_2"),
+    "crs": (break_crs, ["agb_transfer", *OWN], "CRS"),
+    "grid": (break_grid, ["agb_transfer", *OWN], "label.tif"),
+    "weights": (break_weights, ["agb_transfer", "-p", "weights=model.safetensors"], "'unet'"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_requests_are_found_before_anything_starts(folder, what):
+    spoil, words, told = WRONG[what]
+    if spoil:
+        spoil(folder)
+    before = sorted(folder.rglob("*"))
+    done = geowb("run", *words, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_labels_that_are_all_missing_fail_with_the_notebook_kept(folder):
+    write_raster(folder / "label.tif", -np.ones((1, 64, 64)))
+    done = geowb("run", "agb_transfer", *OWN, "-p", "chip_size=16", "-p", "epochs=1", cwd=folder)
+    assert done.returncode == 1
+    assert "label" in done.stderr.splitlines()[-1]
+    (kept,) = (folder / "runs").iterdir()
+    assert json.loads((kept / "run.json").read_text())["status"] == "failed"
+    assert "DataError" in (kept / "notebook.ipynb").read_text()
+    assert not list((folder / "runs").glob(".*"))
+
+
+ARCHIVE = """
+    far:
+      uri: far
+      driver:
+        name: archive
+        options:
+          files: [{{url: "{url}", path: far/images, digest: "{digest}", unpack: true}}]
+          then: {{name: chips, options: {{images: "images/{{sample}}.tif", bands: [RED]}}}}
+      metadata: {{crs: none}}
+      twin: world
+    world: {{driver: {{name: world, options: {{region: cerrado}}}}}}
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves a folder on this machine: (folder, address)."""
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield served, f"http://127.0.0.1:{running.server_port}/data.tar.gz"
+        running.shutdown()
+
+
+def packed(member):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(member))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("member", "digest", "told"),
+    [
+        ("a.tif", "sha256:" + 64 * "0", "sha256"),
+        ("../a.tif", "unknown", "../a.tif"),
+        (None, "unknown", "'world'"),
+    ],
+    ids=["checksum", "member that leaves", "no server"],
+)
+def test_downloads_that_fail_leave_nothing_half_done(
+    tmp_path, server, monkeypatch, member, digest, told
+):
+    served, url = server
+    if member:
+        (served / "data.tar.gz").write_bytes(packed(member))
+    else:
+        url = "http://127.0.0.1:9/data.tar.gz"  # the discard port: nobody listens
+    text = textwrap.dedent(ARCHIVE).format(url=url, digest=digest)
+    (tmp_path / "catalog.yaml").write_text(text)
+    monkeypatch.setenv("GEOWB_CACHE", str(tmp_path / "cache"))
+    done = geowb("catalog", "get", "far", "--catalog", "catalog.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    names = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert "a.tif" not in names
+    assert "lock.json" not in names
+    assert not (tmp_path / "cache" / "data" / "geowb" / "far").exists()
+
+
+@pytest.fixture
+def real_run(tmp_path, geowb_data):
+    arguments = ["-p", "data=agb_south_texas", "-p", "epochs=3"]
+    done = geowb("run", "agb_transfer", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.real
+def test_the_real_chip_trains_and_gives_a_map_on_its_grid(real_run, geowb_data):
+    run = real_run
+    metrics = json.loads((run / "metrics.json").read_text())
+    for arm in ("unet", "swin_demo"):
+        assert 0 < metrics[f"rmse/{arm}/all"]["value"] < 100
+        assert metrics[f"rmse/{arm}/all"]["unit"] == "Mg/ha"
+        assert metrics[f"rmse/{arm}/200-300"]["value"] is None
+
+    notebook = (run / "notebook.ipynb").read_text()
+    assert "no pixels" in notebook
+    assert "cannot show how the model does at another place" in notebook
+    assert re.search(r"agb_south_texas +224 x 224 +246 +0\.49", notebook)
+
+    image = rioxarray.open_rasterio(geowb_data / "agb_hls_gedi" / "south_texas_input.tif")
+    for arm in ("unet", "swin_demo"):
+        made = rioxarray.open_rasterio(run / "maps" / f"agb_south_texas-{arm}.tif")
+        assert made.rio.crs == image.rio.crs
+        assert made.rio.transform() == image.rio.transform()
+        assert made.shape == (1, 224, 224)
+        assert np.isfinite(made.values).all()
+
+    import torch
+
+    from geowb.models import load
+
+    model = load(run / "models" / "unet")
+    assert model.card["units"] == "Mg/ha"
+    counts = torch.from_numpy(image.values[1:7].astype("float32"))[None, :, None]
+    with torch.inference_mode():
+        assert torch.isfinite(model(counts)).all()
+
+
+def test_the_readme_s_python_works():
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    code = code.replace("epochs=5", "epochs=1")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"0-100 +\d+ +\d+\.\d+", done.stdout)
