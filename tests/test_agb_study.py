@@ -201,7 +201,6 @@ def test_downloads_that_fail_leave_nothing_half_done(
     assert "Traceback" not in done.stderr
     names = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert "a.tif" not in names
-    assert "lock.json" not in names
     assert not (tmp_path / "cache" / "data" / "geowb" / "far").exists()
 
 
