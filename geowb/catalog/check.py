@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from geowb.bands import HLS6
+from geowb.catalog.schema import is_url
 from geowb.errors import DataError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _content_problems(
 def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """Problems in the files of an entry: opening it reads their headers and nothing else."""
     driver, _ = source.reader({})
-    if driver is None or driver.name == "world" or source.is_url:
+    if driver is None or driver.name == "world" or is_url(source.entry.uri):
         return []
     if driver.name == "stac":
         from geowb.catalog import stac

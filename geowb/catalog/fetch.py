@@ -11,16 +11,11 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from geowb.catalog.schema import ArchiveFile, HubOptions
 from geowb.errors import ChecksumError, DownloadError, RequestError
-
-if TYPE_CHECKING:
-    import requests
 
 __all__ = ["archive", "download", "hub", "member_problem", "no_network", "unpack"]
 
@@ -38,17 +33,14 @@ def no_network(host: str, twin: str | None) -> DownloadError:
 
 
 def archive(
-    files: Sequence[ArchiveFile], target: Path, *, twin: str | None = None, progress: bool = True
+    file: ArchiveFile, target: Path, *, twin: str | None = None, progress: bool = True
 ) -> None:
-    """Download `files` below `target`; those marked ``unpack`` become folders."""
-    for file in files:
-        place = target / file.path
-        if not file.unpack:
-            download(file.url, place, file.digest, target, twin=twin, progress=progress)
-            continue
-        packed = place.with_name(place.name + ".archive")
-        if not packed.exists():  # whole and verified, if it is there
-            download(file.url, packed, file.digest, target, twin=twin, progress=progress)
+    """Download one file below `target`; marked ``unpack``, it becomes a folder."""
+    place = target / file.path
+    packed = place.with_name(place.name + ".archive") if file.unpack else place
+    if not packed.exists():  # whole and verified, if it is there
+        download(file.url, packed, file.digest, target, twin=twin, progress=progress)
+    if file.unpack:
         try:
             unpack(packed, place)
         except DownloadError:
@@ -72,22 +64,20 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
     partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
     if place.exists():
         return
-    endpoint = constants.ENDPOINT
-    try:  # its own client tries for half a minute before it says that there is no network
-        requests.head(endpoint, timeout=10)
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise no_network(urlsplit(endpoint).netloc, twin) from error
+    host = urlsplit(constants.ENDPOINT).netloc
     try:
+        # The hub's own client tries for half a minute before it says that there is no network.
+        requests.head(constants.ENDPOINT, timeout=10)
         huggingface_hub.snapshot_download(
             options.repo_id,
             repo_type="dataset",
             revision=options.revision,
-            allow_patterns=list(options.allow_patterns) if options.allow_patterns else None,
+            allow_patterns=options.allow_patterns,
             local_dir=partial,
             token=os.environ.get(options.token_env) or None,
         )
-    except errors.LocalEntryNotFoundError as error:
-        raise no_network(urlsplit(endpoint).netloc, twin) from error
+    except (requests.ConnectionError, requests.Timeout, errors.LocalEntryNotFoundError) as error:
+        raise no_network(host, twin) from error
     except errors.HfHubHTTPError as error:
         raise DownloadError(
             f"The hub refused {options.repo_id} at {options.revision}: "
@@ -212,7 +202,8 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
             _transfer(url, partial, progress=progress)
             return
         reply.raise_for_status()
-        start = have if _resumed(reply, have) else 0
+        resumed = reply.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        start = have if reply.status_code == 206 and resumed else 0
         length = reply.headers.get("Content-Length")
         total = start + int(length) if length else None
         etag = reply.headers.get("ETag", "")
@@ -229,12 +220,6 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
             for block in reply.iter_content(1 << 16):
                 sink.write(block)
                 bar.update(task, advance=len(block))
-
-
-def _resumed(reply: requests.Response, have: int) -> bool:
-    return reply.status_code == 206 and reply.headers.get("Content-Range", "").startswith(
-        f"bytes {have}-"
-    )
 
 
 # --- archives -----------------------------------------------------------------------------------
@@ -267,10 +252,16 @@ def unpack(packed: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(packed):
             with zipfile.ZipFile(packed) as source:
-                _unzip(source, fresh)
+                for member in source.infolist():
+                    _refuse(member_problem(member.filename))
+                    if stat.S_ISLNK(member.external_attr >> 16):
+                        _refuse(f"the member {member.filename!r} is a link")
+                source.extractall(fresh)
         else:
             with tarfile.open(packed) as source:
-                _untar(source, fresh)
+                source.extractall(fresh, filter=_inside_only)
+                while source.fileobj and source.fileobj.read(1 << 20):
+                    pass  # only at the end of the stream is its checksum compared
         inner = fresh
         while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
             inner = inside[0]
@@ -283,27 +274,11 @@ def unpack(packed: Path, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _refuse(packed: Any, reason: str) -> DownloadError:
-    name = getattr(packed, "filename", None) or packed.name
-    return DownloadError(f"'{name}' is not unpacked: {reason}. Nothing was written.")
+def _refuse(problem: str | None) -> None:
+    if problem:
+        raise tarfile.TarError(problem)
 
 
-def _unzip(source: zipfile.ZipFile, folder: Path) -> None:
-    for member in source.infolist():
-        if problem := member_problem(member.filename):
-            raise _refuse(source, problem)
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise _refuse(source, f"the member {member.filename!r} is a link")
-    source.extractall(folder)
-
-
-def _untar(source: tarfile.TarFile, folder: Path) -> None:
-    for member in source:
-        if problem := member_problem(member.name):
-            raise _refuse(source, problem)
-        try:
-            source.extract(member, folder, filter="data")
-        except tarfile.FilterError as error:
-            raise _refuse(source, str(error)) from error
-    while source.fileobj and source.fileobj.read(1 << 20):
-        pass  # only at the end of the stream is its checksum compared
+def _inside_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    _refuse(member_problem(member.name))
+    return tarfile.data_filter(member, folder)

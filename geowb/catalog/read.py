@@ -18,8 +18,8 @@ from geowb.catalog.schema import (
     DataAdapter,
     Label,
     RasterOptions,
-    WorldOptions,
     expand,
+    is_url,
 )
 from geowb.errors import DataError
 
@@ -29,17 +29,9 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster", "world"]
+__all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster"]
 
 _OPENING = threading.Lock()  # warning filters belong to the whole process
-
-
-def world(options: WorldOptions, *, seed: int) -> xr.Dataset:
-    """Simulate a scene of the embedded world."""
-    import geowb.world
-
-    arguments = options.model_dump(exclude={"region"})
-    return geowb.world.scene(options.region, seed=seed, **arguments)
 
 
 def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
@@ -183,13 +175,17 @@ def _kept(names: Sequence[str | None]) -> list[int]:
     return sorted(kept, key=lambda i: HLS6.index(names[i]) if names[i] in HLS6 else len(HLS6))
 
 
+def _paths(source: Source, uri: str) -> list[str]:
+    return [uri] if is_url(uri) else [str(path) for path in source.catalog.find(uri)]
+
+
 def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     """One scene: a file with all bands, or one such file a date."""
     import numpy as np
     import xarray as xr
 
     meta = source.entry.metadata
-    files = [uri] if source.is_url else [str(path) for path in source.catalog.find(uri)]
+    files = _paths(source, uri)
     images = [_read(path) for path in files]
     first = images[0]
     frames = []
@@ -217,7 +213,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     time = np.array([np.datetime64(date) for date in dates], dtype="datetime64[ns]")
     scene = stacked.assign_coords(time=time).to_dataset(name=options.variable)
     for name, label in options.labels.items():
-        place = label.uri if source.is_url else str(source.catalog.find(label.uri)[0])
+        place = _paths(source, label.uri)[0]
         values = _read(place)
         if label.band > values.sizes["band"]:
             raise DataError(f"'{place}' has {values.sizes['band']} bands, not {label.band}.")

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from geowb.errors import did_you_mean
 
-__all__ = ["Entry", "Meta", "expand", "placeholders_in"]
+__all__ = ["Entry", "Meta", "combinations", "expand", "is_url", "placeholders_in"]
 
 #: Filled from the file names themselves in the templates of the ``chips`` driver.
 FILE_FIELDS = ("split", "class", "sample")
@@ -70,6 +70,11 @@ def expand(value: Any, fields: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [expand(item, fields) for item in value]
     return value
+
+
+def is_url(uri: str) -> bool:
+    """Whether a ``uri`` is an address on the network."""
+    return uri.startswith(("http://", "https://"))
 
 
 # --- types of single values ---------------------------------------------------------------------

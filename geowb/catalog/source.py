@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from geowb import paths
 from geowb.catalog.load import load
-from geowb.catalog.schema import ArchiveFile, Entry, combinations, expand
+from geowb.catalog.schema import ArchiveFile, Entry, HubOptions, combinations, expand, is_url
 from geowb.errors import DataError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -185,78 +185,60 @@ class Source:
     # --- where the data is ---
 
     @property
-    def is_url(self) -> bool:
+    def streamed(self) -> bool:
         """Whether the entry is read over the network without a download."""
-        return self.entry.uri.startswith(("http://", "https://"))
+        return self.entry.driver.name == "stac" or is_url(self.entry.uri)
 
     def files(self, fields: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Paths or URLs that this selection reads, and what of it is not on this machine."""
         driver, uri = self.reader(fields)
-        if driver is not None:
-            wanted = [uri]
-            if driver.name == "raster":
-                wanted += [label.uri for label in driver.options.labels.values()]
-        elif self.entry.driver.name == "hub":
-            wanted = [self.entry.driver.options.path]
-        else:
-            wanted = [uri] if uri else [file.path for file in self._brought()]
-        found, absent = [], []
-        for pattern in wanted:
-            if pattern.startswith(("http://", "https://")):
-                found.append(pattern)
-            elif matches := self.catalog.find(pattern):
-                found += map(str, matches)
-            else:
-                absent.append(pattern)
+        wanted = [uri] if uri else list(self._downloads())
+        if driver is not None and driver.name == "raster":
+            wanted += [label.uri for label in driver.options.labels.values()]
+        matches = {name: [name] if is_url(name) else self.catalog.find(name) for name in wanted}
+        found = [str(path) for paths in matches.values() for path in paths]
         if any(Path(path).is_relative_to(self.catalog.downloads) for path in found):
             # A download of many files may have been interrupted half-way.
-            absent += [f.path for f in self._brought() if not self.catalog.find(f.path)]
-        return found, absent
+            matches |= {name: self.catalog.find(name) for name in self._downloads()}
+        return found, [name for name, paths in matches.items() if not paths]
 
-    def _brought(self) -> list[ArchiveFile]:
-        """Files that a download brings for this entry: all, or those in its own top folder."""
-        bringer = self.catalog[self.entry.part_of] if self.entry.part_of else self
-        if bringer.entry.driver.name != "archive":
-            return []
-        files = bringer.entry.driver.options.all_files()
-        if bringer is self:
-            return files
-        own = self.entry.uri.partition("/")[0]
-        return [file for file in files if file.path.partition("/")[0] == own]
+    def _downloads(self) -> dict[str, ArchiveFile | HubOptions]:
+        """Map places to what a download brings there: all of it, or what is in its top folder."""
+        if self.entry.part_of:
+            top = self.entry.uri.partition("/")[0]
+            whole = self.catalog[self.entry.part_of]._downloads()
+            return {path: file for path, file in whole.items() if path.partition("/")[0] == top}
+        options = self.entry.driver.options
+        if self.entry.driver.name == "hub":
+            return {options.path: options}
+        return {file.path: file for file in getattr(options, "all_files", list)()}
 
     def status(self) -> str:
         """Say where the data is: "embedded", "here", "remote" or "missing"."""
-        name = self.entry.driver.name
-        if name == "world":
+        if self.entry.driver.name == "world":
             return "embedded"
-        if name == "stac" or self.is_url:
+        if self.streamed:
             return "remote"
         if not any(self.files(fields)[1] for fields in self.selections()):
             return "here"
-        return "remote" if name == "hub" or self._brought() else "missing"
-
-    def missing(self, fields: Mapping[str, str]) -> str | None:
-        """Say what of a selection is not on this machine, where it was sought, how to get it."""
-        _, absent = self.files(fields)
-        if not absent:
-            return None
-        looked = ", ".join(map(str, self.catalog.places()))
-        return (
-            f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
-            + self.how_to_get()
-        )
+        return "remote" if self._downloads() else "missing"
 
     def how_to_get(self) -> str:
-        """Say how data that is not here can be had, in a sentence."""
-        twin = f" The embedded twin is '{self.entry.twin}'." if self.entry.twin else ""
-        size = f" ({self.entry.metadata.size})" if self.entry.metadata.size else ""
-        if self.is_url or self.entry.driver.name == "stac":
-            return f"Nothing to get: it is read over the network when it is opened.{twin}"
-        if self.status() == "remote":
-            return f"Run: geowb catalog get {self.name}{size}.{twin}"
-        own = self.entry.metadata.how_to_get
-        how = f"{own} Then set" if own else "Put the files there, or set"
-        return f"{how} GEOWB_DATA to the folder that has them.{twin}"
+        """Say how data that is not here can be had."""
+        meta, status = self.entry.metadata, self.status()
+        if status == "embedded":
+            return "geowb makes it itself."
+        if self.streamed:
+            how = "It is read over the network when it is opened."
+        elif status == "remote":
+            size = f" ({meta.size})" if meta.size else ""
+            how = f"Run: geowb catalog get {self.name}{size}."
+        else:
+            own = (
+                f"{meta.how_to_get} Then set" if meta.how_to_get else "Put the files there, or set"
+            )
+            how = f"The entry names no download. {own} GEOWB_DATA to the folder that has them."
+        return how + (f" The embedded twin is '{self.entry.twin}'." if self.entry.twin else "")
 
     def get(self, *, progress: bool = True) -> Path:
         """Download what is not here yet, and say where it lies.
@@ -270,26 +252,18 @@ class Source:
         """
         from geowb.catalog import fetch
 
-        driver, status = self.entry.driver, self.status()
-        if status in ("embedded", "missing") or driver.name == "stac" or self.is_url:
-            reason = {
-                "embedded": "geowb makes it itself.",
-                "remote": "it is read over the network when it is opened.",
-                "missing": f"the entry names no download. {self.how_to_get()}",
-            }[status]
-            raise RequestError(f"Nothing to download for entry '{self.name}': {reason}")
-        if status == "remote":
-            target = self.catalog.downloads
-            if driver.name == "hub":
-                fetch.hub(driver.options, target, twin=self.entry.twin)
-            else:
-                absent = [f for f in self._brought() if not self.catalog.find(f.path)]
-                fetch.archive(absent, target, twin=self.entry.twin, progress=progress)
+        status, target, twin = self.status(), self.catalog.downloads, self.entry.twin
+        if self.streamed or status in ("embedded", "missing"):
+            raise RequestError(f"Nothing to download for '{self.name}'. {self.how_to_get()}")
+        for path, options in self._downloads().items() if status == "remote" else ():
+            if self.entry.driver.name == "hub":
+                fetch.hub(options, target, twin=twin)
+            elif not self.catalog.find(path):
+                fetch.archive(options, target, twin=twin, progress=progress)
         found, absent = self.files(self.selections()[0])
         if absent:
             raise DataError(f"Entry '{self.name}' was downloaded, but brought no '{absent[0]}'.")
-        first = Path(found[0])
-        return first if len(found) == 1 else Path(os.path.commonpath(found))
+        return Path(os.path.commonpath(found))
 
     # --- opening ---
 
@@ -323,14 +297,20 @@ class Source:
         if driver is None:
             raise DataError(self.not_a_scene)
         if driver.name == "world":
-            scene = read.world(driver.options, seed=seed or 0)
+            import geowb.world
+
+            scene = geowb.world.scene(seed=seed or 0, **driver.options.model_dump())
         elif driver.name == "stac":
             from geowb.catalog import stac
 
             scene = stac.load(driver.options, self.entry.metadata, twin=self.entry.twin)
         else:
-            if missing := self.missing(fields):
-                raise DataError(missing)
+            if absent := self.files(fields)[1]:
+                looked = ", ".join(map(str, self.catalog.places()))
+                raise DataError(
+                    f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
+                    + self.how_to_get()
+                )
             opener = read.raster if driver.name == "raster" else read.chips
             scene = opener(self, driver.options, uri)
         scene = read.adapt(scene, self.entry.data_adapter)
@@ -359,17 +339,17 @@ class Source:
 
     def describe(self) -> str:
         """Everything the catalog knows of this entry, as text."""
-        meta = self.entry.metadata.model_dump(exclude_none=True)
-        lines = [f"{self.name}: {self.entry.description}", f"  driver: {self.entry.driver.name}"]
-        lines.append(f"  status: {self.status()}")
-        for name, values in self.entry.placeholders.items():
-            lines.append(f"  {name}: {values if values == 'any' else ', '.join(values)}")
-        lines += [f"  {key}: {value}" for key, value in meta.items()]
-        if self.entry.twin:
-            lines.append(f"  twin: {self.entry.twin}")
-        if self.status() in ("remote", "missing"):
-            lines.append(f"  to get it: {self.how_to_get()}")
-        return "\n".join(lines)
+        entry, status = self.entry, self.status()
+        known = {"driver": entry.driver.name, "status": status}
+        for name, values in entry.placeholders.items():
+            known[name] = values if values == "any" else ", ".join(values)
+        known |= entry.metadata.model_dump(exclude_none=True)
+        if entry.twin:
+            known["twin"] = entry.twin
+        if status in ("remote", "missing"):
+            known["to get it"] = self.how_to_get()
+        lines = [f"  {key}: {value}" for key, value in known.items()]
+        return "\n".join([f"{self.name}: {entry.description}", *lines])
 
     def provenance(self, **selection: object) -> dict[str, Any]:
         """Record what was read: the world's version, or digests of catalog and files."""
@@ -379,8 +359,6 @@ class Source:
 
             return record | {"world_version": geowb.world.VERSION}
         record["catalog_sha256"] = self.catalog.sha256
-        if self.entry.driver.name == "stac":
-            return record | {"files": {}}
         chosen = [self.fields(selection)] if selection else self.selections()
         found = {path for fields in chosen for path in self.files(fields)[0]}
         return record | {"files": {self._short(path): _fingerprint(path) for path in sorted(found)}}
