@@ -249,7 +249,7 @@ def test_no_pixel_of_a_map_comes_from_a_windows_edge():
     one = scene(100, 100)
     counts = torch.from_numpy(one.reflectance.values)[:, :, None]
     whole = Mean()(counts)
-    result = evaluate.map_scenes(Mean(), {"a": one}, size=24)["a"]
+    result = evaluate.map_scenes(Mean(), {"a": one}, size=32)["a"]
     assert np.allclose(result.values, whole[0, 0].numpy(), rtol=1e-5)
 
 
