@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from geowb.bands import HLS6, SENSOR_BANDS
 from geowb.catalog.fetch import no_network
 from geowb.catalog.schema import (
-    FILE_FIELDS,
     ChipsOptions,
     DataAdapter,
     Label,
@@ -59,33 +58,26 @@ def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
 # --- one scene on one grid ----------------------------------------------------------------------
 
 
-def grid_problem(image: Any, label: Any) -> str | None:
-    """Say how far the grid of `label` is from that of `image` (rasterio or rioxarray objects).
+def grid_problem(image: xr.DataArray, label: xr.DataArray) -> str | None:
+    """Say how far the grid of `label` is from that of `image`.
 
     Half a thousandth of a pixel is rounding, more is another grid.
     """
-    if (image.width, image.height) != (label.width, label.height):
-        return (
-            f"it has {label.height} x {label.width} pixels (rows x columns), "
-            f"the image {image.height} x {image.width}"
-        )
-    if image.crs and label.crs and image.crs != label.crs:
-        return f"its CRS is {label.crs.to_string()}, the image's {image.crs.to_string()}"
-    a, b = _transform(image), _transform(label)
+    a, b, of, own = image.rio.transform(), label.rio.transform(), image.rio, label.rio
+    if of.shape != own.shape:
+        sizes = f"{own.height} x {own.width} pixels (rows x columns)"
+        return f"it has {sizes}, the image {of.height} x {of.width}"
+    if of.crs and own.crs and of.crs != own.crs:
+        return f"its CRS is {own.crs.to_string()}, the image's {of.crs.to_string()}"
     columns, rows = (b.c - a.c) / a.a + 0.0, (b.f - a.f) / a.e + 0.0  # + 0.0: no -0
     if max(abs(columns), abs(rows)) > 5e-4:
         return (
             f"it is shifted by {columns:.4g} columns and {rows:.4g} rows "
             f"(corner {b.c:.10g}, {b.f:.10g}; the image's {a.c:.10g}, {a.f:.10g})"
         )
-    drift = abs(b.a - a.a) * image.width / abs(a.a), abs(b.e - a.e) * image.height / abs(a.e)
-    if max(drift) > 5e-4:
+    if max(abs(b.a / a.a - 1) * of.width, abs(b.e / a.e - 1) * of.height) > 5e-4:
         return f"its pixels are {b.a:.10g} x {b.e:.10g}, the image's {a.a:.10g} x {a.e:.10g}"
     return None
-
-
-def _transform(grid: Any) -> Any:
-    return grid.transform() if callable(grid.transform) else grid.transform
 
 
 def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
@@ -112,7 +104,7 @@ def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
     """float32 with NaN where the value is any of `nodata`."""
     result = values.astype("float32")
     for value in nodata:
-        if value is not None and value == value:
+        if value is not None:
             result = result.where(values != value)
     return result
 
@@ -121,19 +113,20 @@ def _label(values: xr.DataArray, label: Label) -> xr.DataArray:
     """Label from float32 with NaN: a quantity as it is, a class map as int16 with -1."""
     if label.kind == "quantity" and not label.classes:
         return values
-    return values.fillna(-1).astype("int16").assign_attrs(_flags(label.classes or ()))
+    flags = _flags(label.classes) if label.classes else {}
+    return values.fillna(-1).astype("int16").assign_attrs(flags)
 
 
 def _flags(classes: Sequence[str]) -> dict[str, Any]:
-    if not classes:
-        return {}
     return {
         "flag_values": list(range(len(classes))),
         "flag_meanings": " ".join(re.sub(r"\W+", "_", name) for name in classes),
     }
 
 
-def band_names(path: str, count: int, told: Sequence[str | None], options: Any) -> list[str | None]:
+def band_names(
+    path: str, image: xr.DataArray, options: RasterOptions | ChipsOptions
+) -> list[str | None]:
     """Names of the channels of one date, as the entry declares them.
 
     Raises
@@ -142,13 +135,13 @@ def band_names(path: str, count: int, told: Sequence[str | None], options: Any) 
         If the file has another number of channels, or its own band descriptions
         contradict the declared order.
     """
-    names, frames = options.bands, options.frames
-    if names is None:
-        names = [f"band_{i + 1}" for i in range(count // frames)]
+    count, frames = image.sizes["band"], options.frames
+    names = options.bands or [f"band_{i + 1}" for i in range(count // frames)]
     if len(names) * frames != count:
         dates = f" x {frames} dates" if frames > 1 else ""
         raise DataError(f"'{path}' has {count} channels, the entry declares {len(names)}{dates}.")
-    for name, text in zip(names, told, strict=False):
+    told = image.attrs.get("long_name", ())
+    for name, text in zip(names, [told] if isinstance(told, str) else told, strict=False):
         meant = _meanings(text or "")
         if name in HLS6 and meant and name not in meant:
             raise DataError(
@@ -161,10 +154,8 @@ def band_names(path: str, count: int, told: Sequence[str | None], options: Any) 
 def _meanings(description: str) -> set[str]:
     """Which of the six HLS bands a file's own band description may mean."""
     text = description.strip().upper()
-    codes = {
-        (code, name) for c in SENSOR_BANDS.values() for code, name in zip(c, HLS6, strict=True)
-    }
-    return {text} & set(HLS6) or {name for code, name in codes if code == text}
+    tables = [HLS6, *SENSOR_BANDS.values()]
+    return {HLS6[codes.index(text)] for codes in tables if text in codes}
 
 
 def _kept(names: Sequence[str | None]) -> list[int]:
@@ -190,14 +181,12 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     first = images[0]
     frames = []
     for path, image in zip(files, images, strict=True):
-        if problem := grid_problem(first.rio, image.rio):
+        if problem := grid_problem(first, image):
             raise DataError(f"'{path}' is not on the grid of '{files[0]}': {problem}.")
         if options.variable == "fmask":
             frames.append(image.isel(band=0, drop=True).astype("uint8").expand_dims("time"))
             continue
-        told = image.attrs.get("long_name", ())
-        told = (told,) if isinstance(told, str) else told
-        names = band_names(path, image.sizes["band"], told, options)
+        names = band_names(path, image, options)
         kept = _kept(names)
         values = _masked(image, meta.nodata, image.rio.nodata)
         for frame in range(options.frames):
@@ -217,34 +206,30 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
         values = _read(place)
         if label.band > values.sizes["band"]:
             raise DataError(f"'{place}' has {values.sizes['band']} bands, not {label.band}.")
-        if problem := grid_problem(first.rio, values.rio):
+        if problem := grid_problem(first, values):
             raise DataError(f"The label '{place}' is off the image's grid: {problem}.")
         one = values.isel(band=label.band - 1, drop=True)
         chosen = _label(_masked(one, label.nodata, values.rio.nodata), label)
         scene[name] = (("y", "x"), chosen.data, chosen.attrs)
-    return _with_crs(scene, first, source)
+    if crs := _crs(source, first, files[0]):
+        scene = scene.rio.write_crs(crs).rio.write_transform(first.rio.transform())
+    return scene
 
 
-def _with_crs(scene: xr.Dataset, image: xr.DataArray, source: Source) -> xr.Dataset:
-    declared, own = source.entry.metadata.crs, image.rio.crs
-    if problem := crs_problem(declared, own):
-        raise DataError(f"Entry '{source.name}': {problem}.")
-    if own is None and declared == "none":
-        return scene
-    return scene.rio.write_crs(own or declared).rio.write_transform(image.rio.transform())
-
-
-def crs_problem(declared: int | str | None, own: Any) -> str | None:
-    """Say what is wrong between the CRS of the entry and that of its file."""
+def _crs(source: Source, image: xr.DataArray, path: str) -> Any:
+    """CRS of a file, held against that of its entry; None where the entry says ``crs: none``."""
     from rasterio.crs import CRS
 
-    if declared == "none":
-        return None
-    if declared is None:
-        return None if own else "the file has no CRS; give metadata.crs, or say crs: none"
-    if own and own != CRS.from_user_input(declared):
-        return f"the file says CRS {own.to_string()}, the entry {declared}"
-    return None
+    declared, own = source.entry.metadata.crs, image.rio.crs
+    if declared is None and own is None:
+        problem = "the file has no CRS; give metadata.crs, or say crs: none"
+    elif declared in (None, "none"):
+        return own
+    elif own in (None, meant := CRS.from_user_input(declared)):
+        return meant
+    else:
+        problem = f"the file says CRS {own.to_string()}, the entry {declared}"
+    raise DataError(f"Entry '{source.name}': {problem} ('{path}').")
 
 
 # --- many images --------------------------------------------------------------------------------
@@ -259,7 +244,7 @@ def find_chips(folder: Path, template: str) -> list[tuple[Path, dict[str, str]]]
             pattern += "(?:[^/]+/)*"
         elif piece == "*":
             pattern += "[^/]*"
-        elif piece.startswith("{") and name in FILE_FIELDS:
+        elif piece.startswith("{"):
             pattern += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
             seen.add(name)
         else:
@@ -291,96 +276,97 @@ def split_of(names: Sequence[str], lines: Mapping[str, Sequence[str]]) -> list[s
     return [split[name] for name in names]
 
 
-def _load_block(paths: np.ndarray, **how: Any) -> np.ndarray:
-    """Image (1, channels, rows, columns) or label (1, rows, columns) of one chip, float32."""
+def _load_block(
+    paths: np.ndarray,
+    *,
+    indexes: list[int],
+    nodata: float | None,
+    shape: tuple[int, int],
+    resize: bool,
+    method: str,
+) -> np.ndarray:
+    """Channels `indexes` of one file, (1, channels, rows, columns), float32 with NaN."""
     import numpy as np
     import rasterio
     from rasterio.enums import Resampling
 
-    path, shape, indexes = str(paths[0]), how["shape"], how["indexes"]
-    with _open(rasterio.open, path) as file:
-        if not how["resize"] and file.shape != shape:
+    with _open(rasterio.open, paths[0]) as file:
+        if not resize and file.shape != shape:
             raise DataError(
-                f"'{path}' has {file.height} x {file.width} pixels, the first image "
+                f"'{paths[0]}' has {file.height} x {file.width} pixels, the first image "
                 f"{shape[0]} x {shape[1]}; give the option size to bring all to one size."
             )
-        if max(np.atleast_1d(indexes)) > file.count:
-            raise DataError(f"'{path}' has {file.count} channels, the first image had more.")
-        method = Resampling.bilinear if how["smooth"] else Resampling.nearest
-        out = (len(indexes), *shape) if isinstance(indexes, list) else shape
-        raw = file.read(indexes, out_shape=out, resampling=method)
+        if max(indexes) > file.count:
+            raise DataError(f"'{paths[0]}' has {file.count} channels, not {max(indexes)}.")
+        how = Resampling[method]
+        raw = file.read(indexes, out_shape=(len(indexes), *shape), resampling=how)
         values = raw.astype("float32")
-        for nodata in (*how["nodata"], file.nodata):
-            if nodata is not None and nodata == nodata:
-                values[raw == nodata] = np.nan
+        for value in (nodata, file.nodata):
+            if value is not None:
+                values[raw == value] = np.nan
     return values[None]
+
+
+def _lazy(paths: Sequence[Path], shape: tuple[int, int], indexes: list[int], **how: Any) -> Any:
+    """(sample, channel, y, x) of many files, one dask chunk each."""
+    import dask.array as da
+    import numpy as np
+
+    return da.from_array(
+        np.array([str(path) for path in paths], dtype=object), chunks=1
+    ).map_blocks(
+        _load_block,
+        indexes=indexes,
+        shape=shape,
+        **how,
+        dtype="float32",
+        chunks=((1,) * len(paths), (len(indexes),), (shape[0],), (shape[1],)),
+        new_axis=[1, 2, 3],
+        meta=np.empty((0, 0, 0, 0), "float32"),
+    )
 
 
 def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     """Many images of one size, read lazily, one dask chunk each."""
-    import dask.array as da
     import numpy as np
-    import rasterio
     import xarray as xr
 
-    meta, folder = source.entry.metadata, source.catalog.find(uri)[0]
+    folder = source.catalog.find(uri)[0]
     found = find_chips(folder, options.images)
     if not found:
         raise DataError(f"No file in '{folder}' fits '{options.images}' (entry '{source.name}').")
-    with _open(rasterio.open, found[0][0]) as first:
-        names = band_names(str(found[0][0]), first.count, first.descriptions, options)
-        shape = first.shape
-        if problem := crs_problem(meta.crs, first.crs):
-            raise DataError(f"Entry '{source.name}': {problem} ('{found[0][0]}').")
-        for label in options.labels.values():
-            place = folder / expand(label.uri, found[0][1])
-            if place.is_file():
-                with _open(rasterio.open, place) as grid:
-                    if problem := grid_problem(first, grid):
-                        raise DataError(f"The label '{place}' is off its image's grid: {problem}.")
-    size = (options.size, options.size) if options.size else shape
+    files, fields = zip(*found, strict=True)
+    first = _read(str(files[0]))
+    names = band_names(str(files[0]), first, options)
+    _crs(source, first, str(files[0]))
     n, kept = len(found), _kept(names)
-
-    def lazy(
-        paths: list[Path], indexes: list[int] | int, nodata: Sequence[Any], *, smooth: bool
-    ) -> Any:
-        blocks = da.from_array(np.array(list(map(str, paths)), dtype=object), chunks=1)
-        extra = ((len(indexes),),) if isinstance(indexes, list) else ()
-        how = {"indexes": indexes, "nodata": tuple(nodata), "smooth": smooth}
-        return blocks.map_blocks(
-            _load_block,
-            **how,
-            shape=size,
-            resize=options.size is not None,
-            dtype="float32",
-            chunks=((1,) * n, *extra, (size[0],), (size[1],)),
-            new_axis=list(range(1, 3 + len(extra))),
-            meta=np.empty((0,) * (3 + len(extra)), "float32"),
-        )
-
+    shape = (options.size, options.size) if options.size else first.rio.shape
+    resize = options.size is not None
     indexes = [1 + f * len(names) + i for f in range(options.frames) for i in kept]
-    data = lazy([path for path, _ in found], indexes, [meta.nodata], smooth=True)
+    nodata = source.entry.metadata.nodata
+    data = _lazy(files, shape, indexes, nodata=nodata, resize=resize, method="bilinear")
     dims: tuple[str, ...] = ("sample", "band", "y", "x")
     if options.frames > 1:
-        data = data.reshape(n, options.frames, len(kept), *size)
+        data = data.reshape(n, options.frames, len(kept), *shape)
         dims = ("sample", "time", "band", "y", "x")
-    scene = xr.Dataset({"reflectance": (dims, data)}, {"band": [names[i] for i in kept]})
-    samples = [fields["sample"] for _, fields in found]
-    scene = scene.assign_coords(sample=samples)
+    samples = [one["sample"] for one in fields]
+    coords = {"sample": samples, "band": [names[i] for i in kept]}
+    scene = xr.Dataset({"reflectance": (dims, data)}, coords)
     for name, label in options.labels.items():
-        files = [folder / expand(label.uri, fields) for _, fields in found]
-        if absent := [file for file in files if not file.is_file()]:
+        places = [folder / expand(label.uri, one) for one in fields]
+        if absent := [place for place in places if not place.is_file()]:
             raise DataError(
                 f"{len(absent)} of {n} images of entry '{source.name}' have no label "
                 f"'{name}', the first '{absent[0]}'."
             )
-        values = xr.DataArray(
-            lazy(files, label.band, [label.nodata], smooth=False), dims=("sample", "y", "x")
-        )
-        scene[name] = _label(values, label)
-    if "class" in found[0][1]:
-        classes = sorted({fields["class"] for _, fields in found})
-        numbers = np.array([classes.index(fields["class"]) for _, fields in found], dtype="int16")
+        if problem := grid_problem(first, _read(str(places[0]))):
+            raise DataError(f"The label '{places[0]}' is off its image's grid: {problem}.")
+        bands, nodata = [label.band], label.nodata
+        values = _lazy(places, shape, bands, nodata=nodata, resize=resize, method="nearest")
+        scene[name] = _label(xr.DataArray(values[:, 0], dims=("sample", "y", "x")), label)
+    if "class" in fields[0]:
+        classes, numbers = np.unique([one["class"] for one in fields], return_inverse=True)
+        numbers = numbers.astype("int16")
         scene["label"] = ("sample", numbers, _flags(classes))
     if options.split_files:
         lines = {}
@@ -389,7 +375,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
                 raise DataError(f"The split file '{folder / name}' is missing.")
             lines[split] = (folder / name).read_text(encoding="utf-8").splitlines()
         scene = scene.assign_coords(split=("sample", split_of(samples, lines)))
-    elif "split" in found[0][1]:
-        renamed = [options.splits.get(fields["split"], fields["split"]) for _, fields in found]
+    elif "split" in fields[0]:
+        renamed = [options.splits.get(one["split"], one["split"]) for one in fields]
         scene = scene.assign_coords(split=("sample", renamed))
     return scene
