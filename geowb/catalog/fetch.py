@@ -151,18 +151,17 @@ def download(
             ) from error
         except OSError as error:
             raise DownloadError(f"'{partial}' cannot be written: {error.strerror}.") from error
-    locked = _lock(cache).get(url)
-    expected = digest if digest != "unknown" else locked or "unknown"
-    algorithm = expected.partition(":")[0] if expected != "unknown" else "sha256"
+    expected = _lock(cache).get(url) if digest == "unknown" else digest
+    algorithm = (expected or "sha256").partition(":")[0]
     found = f"{algorithm}:{pooch.file_hash(str(partial), alg=algorithm)}"
-    if expected not in ("unknown", found):
+    if expected not in (None, found):
         partial.unlink()
         _state(partial).unlink(missing_ok=True)
         whose = "its publisher gives" if digest != "unknown" else f"{cache / 'lock.json'} recorded"
         raise ChecksumError(
             f"{url} has the digest {found}, but {whose} {expected}. The file was not kept."
         )
-    if digest == "unknown" and not locked:
+    if not expected:
         _lock(cache, add={url: found})
     _state(partial).unlink(missing_ok=True)
     partial.replace(place)

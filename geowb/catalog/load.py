@@ -27,31 +27,29 @@ _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases and deep nesting, by which a small file can grow without bound."""
+    """YAML -> plain Python, with the line of every key and the problems met.
 
-    depth = 0
+    Aliases and deep nesting, by which a small file can grow without bound, are refused.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lines: dict[Location, int] = {}
+        self.problems: list[tuple[int, str]] = []
+        self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event = self.peek_event()
+        event, problem = self.peek_event(), None
         if isinstance(event, yaml.AliasEvent):
-            reason = f"the alias *{event.anchor} is not allowed; write the block out"
-            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
-        if self.depth > _MAX_DEPTH:
-            reason = "nested too deeply to be a catalog"
-            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
+            problem = f"the alias *{event.anchor} is not allowed; write the block out"
+        elif self.depth > _MAX_DEPTH:
+            problem = "nested too deeply to be a catalog"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
-
-
-class _Plain:
-    """YAML nodes -> plain Python, with the line of every key and the problems met."""
-
-    def __init__(self) -> None:
-        self.lines: dict[Location, int] = {}
-        self.problems: list[tuple[int, str]] = []
-        self._scalars = yaml.SafeLoader("")
 
     def convert(self, node: yaml.Node, at: Location = ()) -> Any:
         line = node.start_mark.line + 1
@@ -64,7 +62,7 @@ class _Plain:
         if isinstance(node, yaml.SequenceNode):
             return [self.convert(item, (*at, i)) for i, item in enumerate(node.value)]
         try:
-            return self._scalars.construct_object(node)
+            return self.construct_object(node)
         except ValueError as error:  # 2020-13-45 looks like a date
             self.problems.append((line, f"{node.value!r}: {error}"))
             return None
@@ -99,7 +97,7 @@ def _known_keys(model: type[BaseModel], location: Location) -> set[str]:
     """Keys that are allowed in the block at `location` of `model`."""
     models = {model}
     for part in location:
-        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        fields = (m.model_fields[part] for m in models if part in m.model_fields)
         inner = {found for field in fields for found in _models(field.annotation)}
         tagged = {m for m in models if "name" in m.model_fields and part in _names(m)}
         models = inner or tagged or models
@@ -131,7 +129,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def _validated(
-    model: type[BaseModel], raw: Any, bases: Sequence[Location], plain: _Plain, label: str
+    model: type[BaseModel], raw: Any, bases: Sequence[Location], plain: _Loader, label: str
 ) -> Any:
     """`raw` as a `model`, or None with the problems and their lines noted."""
     try:
@@ -143,7 +141,7 @@ def _validated(
     return None
 
 
-def _follow(at: Location, way: Location, plain: _Plain) -> tuple[int, Location]:
+def _follow(at: Location, way: Location, plain: _Loader) -> tuple[int, Location]:
     """How many steps of `way` from `at` the file has keys for, and where they end."""
     steps = 0
     for part in way:
@@ -152,7 +150,7 @@ def _follow(at: Location, way: Location, plain: _Plain) -> tuple[int, Location]:
     return steps, at
 
 
-def _entries(raw: dict[str, Any], plain: _Plain) -> dict[str, Entry]:
+def _entries(raw: dict[str, Any], plain: _Loader) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
 
     def note(text: str, name: str, *deeper: str | int) -> None:
@@ -186,7 +184,7 @@ def _entries(raw: dict[str, Any], plain: _Plain) -> dict[str, Entry]:
     return entries
 
 
-def _check_references(entries: Mapping[str, Entry], plain: _Plain) -> None:
+def _check_references(entries: Mapping[str, Entry], plain: _Loader) -> None:
     for name, entry in entries.items():
         base = name.partition("@")[0]
         for key, driver in (("twin", "world"), ("part_of", "archive")):
@@ -218,9 +216,9 @@ def load(path: Path) -> tuple[Meta, dict[str, Entry]]:
         raise CatalogError(f"The catalog {path} cannot be read: {error}.") from error
     if len(text) > _MAX_CHARACTERS:
         raise CatalogError(f"{path} has {len(text)} characters: that is no catalog.")
-    plain = _Plain()
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        plain = _Loader(text)
+        node = plain.get_single_node()
         raw = plain.convert(node) if node else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
