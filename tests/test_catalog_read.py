@@ -435,6 +435,7 @@ def test_stac_maps_the_bands_of_each_collection(
     assert asked["bbox"] == (-99.6145, 28.560, -99.605, 28.562)
     assert asked["datetime"] == "2022-07"
     assert asked["collections"] == ["L30", "S30"]
+    assert "max_items" not in asked  # a long season is not cut short
     assert scene.reflectance.dims == ("time", "band", "y", "x")
     assert scene.band.values.tolist() == ["RED", "NIR_NARROW"]
     outside = scene.sel(x=440000, method="ffill")  # the pixel that ends where the images begin

@@ -4,7 +4,8 @@
 >>> catalog = geowb.open_catalog()
 >>> scene = catalog["world"].open(region="cerrado", seed=0)
 
-``docs/catalog.md`` explains the file, ``docs/architecture.md`` what other rooms may call.
+``docs/catalog.md`` explains the file, ``docs/architecture.md`` what other rooms may call;
+the command line also uses ``Catalog.table``, ``Catalog.check`` and ``Source.describe``.
 """
 
 from geowb.catalog.check import check_source

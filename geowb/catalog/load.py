@@ -71,10 +71,8 @@ class _Loader(yaml.SafeLoader):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = self.convert(key_node, (*at, "<key>"))
-            if isinstance(key, int) and not isinstance(key, bool):
-                key = str(key)
-            if not isinstance(key, str):
+            key = key_node.value
+            if not key_node.tag.endswith((":str", ":int")) or not isinstance(key, str):
                 self.problems.append((line, f"a key must be a word, not {key!r}"))
                 continue
             if key in result:

@@ -140,23 +140,27 @@ class WorldOptions(_Strict):
     gedi_fraction: float = Field(0.005, ge=0, le=1)
 
 
-class RasterOptions(_Strict):
+class _ImageOptions(_Strict):
+    """What images and their labels have in common."""
+
+    #: Name of each channel of one date; None: not read.
+    bands: tuple[str | None, ...] | None = None
+    #: Dates in one file, outermost: channels = frames x bands.
+    frames: int = Field(1, ge=1)
+    labels: dict[Name, Label] = {}
+
+
+class RasterOptions(_ImageOptions):
     """One scene on one grid; a glob in ``uri`` gives one file a date."""
 
     variable: Literal["reflectance", "fmask"] = "reflectance"
-    bands: tuple[str | None, ...] | None = None
-    frames: int = Field(1, ge=1)
     dates: tuple[date, ...] | None = None
-    labels: dict[Name, Label] = {}
 
 
-class ChipsOptions(_Strict):
+class ChipsOptions(_ImageOptions):
     """Many images, found by a template with ``{split}``, ``{class}`` and ``{sample}``."""
 
     images: str
-    bands: tuple[str | None, ...] | None = None
-    frames: int = Field(1, ge=1)
-    labels: dict[Name, Label] = {}
     #: Published names of the splits -> train, val, test (folders named by ``{split}``).
     splits: dict[Text, str] = {}
     #: Split -> text file that lists its samples (first column, extensions allowed).
