@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
-__all__ = ["SPLITS", "ChipDataset", "cut", "split_by_place", "what_split_shows"]
+__all__ = [
+    "SPLITS",
+    "ChipDataset",
+    "cut",
+    "drop_unseen",
+    "examples",
+    "split_by_place",
+    "what_split_shows",
+]
 
 #: Names of the splits, in the order of the fractions.
 SPLITS = ("train", "val", "test")
@@ -39,8 +47,8 @@ def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
     scenes
         Scenes by name, with ``reflectance`` of dims (time, band, y, x) or (sample, band, y, x).
     size
-        Edge of a chip in pixels. Chips at the right and bottom edge may reach over it; what lies
-        outside is no data.
+        Edge of a chip in pixels. Chips at the right and bottom edge may reach over it; there the
+        image is mirrored and the label missing.
     label
         The variable whose labelled pixels are counted.
 
@@ -96,32 +104,43 @@ def split_by_place(
     >>> table.groupby("split").labelled.sum()  # doctest: +SKIP
 
     In each scene the blocks come in random order, and each goes to the split that lacks most of
-    its share of the labels; blocks without a label are dealt out in the same way by their number. A
-    published ``split`` column is kept.
+    its share of the labels; blocks without a label are dealt out in the same way by their number.
+    In a set of samples a block is one sample. A published ``split`` is kept.
 
     Raises
     ------
     RequestError
         If fractions are not three positive numbers.
     DataError
-        If a scene has fewer labelled blocks than there are splits.
+        If a scene has fewer labelled blocks than there are splits, or if a published split has
+        other names than train, val and test.
     """
     if len(fractions) != 3 or min(fractions) <= 0:
         raise RequestError(f"Fractions must be three positive numbers, not {list(fractions)}.")
-    if "split" in chips and chips["split"].notna().all():
-        return chips
     chips = chips.copy()
-    side = chips["size"] * block
-    places = zip(chips["sample"], chips["y"] // side, chips["x"] // side, strict=True)
-    chips["block"] = [f"{sample}/{y}/{x}" for sample, y, x in places]
+    if "split" not in chips:
+        chips["split"] = np.nan
+    chips["split"] = chips["split"].astype(object)
+    published = set(chips["split"].dropna())
+    if unknown := sorted(published - {*SPLITS, ""}):
+        raise DataError(
+            f"The published split has the names {', '.join(map(repr, unknown))}; they must be "
+            f"{', '.join(SPLITS)} ('' for left out). Name them so in the catalog entry."
+        )
+    chips["side"] = chips["size"] * block
+    places = zip(
+        chips["sample"], chips["y"] // chips["side"], chips["x"] // chips["side"], strict=True
+    )
+    chips["block"] = [f"{y}/{x}" if sample < 0 else f"{sample}" for sample, y, x in places]
     rng = np.random.default_rng(seed)
-    for name, part in chips.groupby("scene", sort=True):
+    for name, part in chips[chips["split"].isna()].groupby("scene", sort=True):
         blocks = part.groupby("block", sort=True)["labelled"].sum()
         filled, empty = blocks[blocks > 0], blocks[blocks == 0]
         if len(filled) < len(SPLITS):
             raise DataError(
-                f"The scene '{name}' has labels in {len(filled)} blocks of {int(side.iloc[0])} "
-                f"pixels; three splits need at least three. Use smaller chips or blocks."
+                f"The scene '{name}' has labels in {len(filled)} blocks of "
+                f"{int(part['side'].iloc[0])} pixels; three splits need at least three. "
+                "Use smaller chips or blocks."
             )
         dealt = {**_deal(filled, fractions, rng), **_deal(empty + 1, fractions, rng)}
         chips.loc[part.index, "split"] = part["block"].map(dealt)
@@ -131,24 +150,59 @@ def split_by_place(
 def what_split_shows(chips: pd.DataFrame) -> str:
     """Say in a sentence or two what a test on this split can and cannot show.
 
-    >>> print(what_split_shows(chips))  # doctest: +SKIP
+    >>> print(what_split_shows(split_by_place(chips)))  # doctest: +SKIP
     """
-    size = int(chips["size"].iloc[0])
-    if "block" not in chips:
-        return "The split is the publisher's: it shows what its places are apart."
     places = chips.groupby(["scene", "sample"]).ngroups
+    if (chips["sample"] >= 0).all():
+        out = int((chips["split"] == "").sum())
+        left = f" {out} chips are in no split and are left out." if out else ""
+        return (
+            f"{places} separate images; each lies in one split as a whole. The test is as far from "
+            f"the training as the places of the images are apart.{left}"
+        )
+    blocks = f"split into blocks of {int(chips['side'].iloc[0])} x {int(chips['side'].iloc[0])}"
     if places == 1:
         return (
-            f"One scene, split into blocks of chips of {size} pixels: the test shows how well a "
-            "model fills in between the labels of this scene, on this date. Blocks that touch look "
-            "alike, so the error is a lower bound; it cannot show how the model does at another "
-            "place, in another season or under another sensor."
+            f"One scene, {blocks} pixels: the test shows how well a model fills in between the "
+            "labels of this scene, on this date. Blocks that touch look alike, so the error is a "
+            "lower bound; it cannot show how the model does at another place, in another season or "
+            "under another sensor."
         )
     return (
-        f"{places} scenes, each split into blocks of chips of {size} pixels: the test shows how "
-        "well a model fills in between the labels of places that it has seen. Blocks that touch "
-        "look alike; a new place needs a scene that was left out of training."
+        f"{places} scenes, each {blocks} pixels: the test shows how well a model fills in between "
+        "the labels of places that it has seen. Blocks that touch look alike; a new place needs a "
+        "scene that was left out of training."
     )
+
+
+def drop_unseen(scene: xr.Dataset, label: str = "agb") -> xr.Dataset:
+    """Unlabel the pixels of a scene that have no image: never clear, or outside of it.
+
+    >>> scene = drop_unseen(clear_mean(scene))  # doctest: +SKIP
+
+    Sets of samples come back as they are: finding their pixels would mean reading all images.
+    """
+    if "sample" in scene.dims or label not in scene:
+        return scene
+    return scene.assign(
+        {label: scene[label].where(scene["reflectance"].notnull().any(("time", "band")))}
+    )
+
+
+def examples(scenes: Scenes, chips: pd.DataFrame, count: int = 3) -> dict[str, xr.Dataset]:
+    """Pick a few whole images to look at: scenes, or test samples of a set, with a time axis.
+
+    >>> shown = examples(scenes, chips)  # doctest: +SKIP
+    """
+    found = {}
+    for name, scene in scenes.items():
+        if "sample" not in scene.dims:
+            found[name] = scene
+            continue
+        test = chips[(chips["scene"] == name) & (chips["split"] == "test")]["sample"].unique()
+        for sample in test[:count]:
+            found[f"{name}-{sample}"] = scene.isel(sample=int(sample)).expand_dims(time=1).load()
+    return dict(list(found.items())[:count])
 
 
 def _deal(blocks: pd.Series, fractions: Sequence[float], rng: np.random.Generator) -> dict:
@@ -179,7 +233,7 @@ class ChipDataset:
     scenes, chips
         The scenes, and the rows of `cut` that are wanted.
     label
-        Name of the label variable.
+        Name of the label variable; None for chips without labels.
     label_fraction
         Share of the labelled pixels that is kept, drawn from `seed`; the rest becomes unlabelled.
     augment
@@ -192,7 +246,7 @@ class ChipDataset:
         scenes: Scenes,
         chips: pd.DataFrame,
         *,
-        label: str = "agb",
+        label: str | None = "agb",
         label_fraction: float = 1.0,
         augment: bool = False,
         seed: int = 0,
@@ -208,11 +262,35 @@ class ChipDataset:
         for name in self.chips["scene"].unique():
             dims = ("sample",) if "sample" in scenes[name].dims else ("time",)
             self._images[name] = scenes[name]["reflectance"].transpose(*dims, "band", "y", "x").data
-            self._labels[name] = _thinned(scenes[name][label], label_fraction, seed)
+            if label is not None:
+                self._labels[name] = _thinned(scenes[name][label], label_fraction, seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that random augmentation is drawn for."""
         self.epoch = epoch
+
+    def plain(self) -> ChipDataset:
+        """Return the same dataset without augmentation."""
+        other = copy.copy(self)
+        other.augment = False
+        return other
+
+    def label_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of the labels, for a model's output scale.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than two different labels.
+        """
+        labels = [self._label(chip) for _, chip in self.chips.iterrows()]
+        values = np.concatenate([label[_labelled(label)] for label in labels] or [np.empty(0)])
+        if values.size < 2 or values.std() == 0:
+            raise DataError(
+                f"{values.size} labelled pixels in {len(self)} chips, not two different values: "
+                "nothing can be learned from them."
+            )
+        return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
 
     def count_labelled(self) -> int:
         """Count the labelled pixels that are left after thinning."""
@@ -253,14 +331,19 @@ class ChipDataset:
         if chip["sample"] >= 0:
             images = images[chip["sample"]][None]
         image = np.asarray(images[_window(chip)], dtype=np.float32)
-        return _padded(image.swapaxes(0, 1), chip["size"], np.nan)  # (C, T, H, W)
+        image = image.swapaxes(0, 1)  # (C, T, H, W)
+        # The chip's own mirror image, not no data: batch normalisation counts every pixel.
+        return np.pad(image, _margins(image, chip["size"]), mode="symmetric")
 
     def _label(self, chip: pd.Series) -> np.ndarray:
+        if not self._labels:
+            return np.full((chip["size"], chip["size"]), np.nan, dtype=np.float32)
         labels = self._labels[chip["scene"]]
         if chip["sample"] >= 0:
             labels = labels[chip["sample"]]
         label = labels[_window(chip)]
-        return _padded(label, chip["size"], np.nan if label.dtype.kind == "f" else -1)
+        filler = np.nan if label.dtype.kind == "f" else -1
+        return np.pad(label, _margins(label, chip["size"]), constant_values=filler)
 
 
 def _window(chip: pd.Series) -> tuple:
@@ -268,18 +351,16 @@ def _window(chip: pd.Series) -> tuple:
     return np.s_[..., y : y + size, x : x + size]
 
 
-def _padded(array: np.ndarray, size: int, filler: float) -> np.ndarray:
-    bottom, right = size - array.shape[-2], size - array.shape[-1]
-    if not (bottom or right):
-        return array
-    widths = [(0, 0)] * (array.ndim - 2) + [(0, bottom), (0, right)]
-    return np.pad(array, widths, constant_values=filler)
+def _margins(array: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """Return what a window at the right or bottom edge lacks to a whole chip, for `numpy.pad`."""
+    height, width = array.shape[-2:]
+    return [(0, 0)] * (array.ndim - 2) + [(0, size - height), (0, size - width)]
 
 
 def _thinned(values: xr.DataArray, fraction: float, seed: int) -> np.ndarray:
     """Labels with a random share kept."""
     array = values.values
-    array = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
+    array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
     if fraction == 1:
         return array
     drop = np.random.default_rng(seed).random(array.shape) >= fraction

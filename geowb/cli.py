@@ -308,7 +308,6 @@ def lab(
     import tempfile
     from importlib.util import find_spec
 
-    from geowb.batch.kernel import KERNEL_ENVIRONMENT
     from geowb.paths import notebooks_dir
 
     if find_spec("jupyterlab") is None:
@@ -329,7 +328,7 @@ def lab(
         # Ctrl-C is JupyterLab's: it asks before it shuts down.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         try:
-            env = KERNEL_ENVIRONMENT | os.environ | {"JUPYTER_CONFIG_PATH": paths}
+            env = os.environ | {"JUPYTER_CONFIG_PATH": paths}
             done = subprocess.run(command, env=env, check=False)
         finally:
             signal.signal(signal.SIGINT, before)

@@ -21,8 +21,10 @@ __all__ = ["AGB_BINS", "as_text", "at_labels", "map_scenes", "rmse", "rmse_by_bi
 AGB_BINS: tuple[tuple[float, float], ...] = ((0, 100), (100, 200), (200, 300))
 
 
-def at_labels(model: torch.nn.Module, data: ChipDataset, *, batch_size: int = 16) -> pd.DataFrame:
-    """Predict every labelled pixel of a dataset.
+def at_labels(
+    model: torch.nn.Module, data: ChipDataset, *, batch_size: int = 16, accelerator: str = "auto"
+) -> pd.DataFrame:
+    """Predict every labelled pixel of a dataset, as it is (without augmentation).
 
     >>> pixels = at_labels(model, test)  # doctest: +SKIP
     >>> rmse(pixels)  # doctest: +SKIP
@@ -30,11 +32,12 @@ def at_labels(model: torch.nn.Module, data: ChipDataset, *, batch_size: int = 16
     Returns
     -------
     pandas.DataFrame
-        One row a labelled pixel: scene, row and column in the scene, observed, predicted.
+        One row a labelled pixel: scene, sample, row and column in the scene, observed, predicted.
     """
+    data = data.plain()
     tables = [
         _labelled_table(data.chips.iloc[index], label, prediction)
-        for index, label, prediction in _predictions(model, data, batch_size)
+        for index, label, prediction in _predictions(model, data, batch_size, accelerator)
     ]
     columns = ["scene", "sample", "row", "col", "observed", "predicted"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -55,17 +58,22 @@ def _labelled_table(chip: pd.Series, label: np.ndarray, prediction: np.ndarray) 
 
 
 def _predictions(
-    model: torch.nn.Module, data: ChipDataset, batch_size: int
+    model: torch.nn.Module, data: ChipDataset, batch_size: int, accelerator: str
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     import torch
     from torch.utils.data import DataLoader
 
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        for batch in DataLoader(data, batch_size=batch_size):
-            predicted = model(batch["image"].to(device))[:, 0].float().cpu().numpy()
-            yield from zip(batch["index"].tolist(), batch["label"].numpy(), predicted, strict=True)
+    home = next(model.parameters()).device
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else home
+    model.to(device).eval()
+    try:
+        with torch.inference_mode():
+            for batch in DataLoader(data, batch_size=batch_size):
+                predicted = model(batch["image"].to(device))[:, 0].float().cpu().numpy()
+                labels = batch["label"].numpy()
+                yield from zip(batch["index"].tolist(), labels, predicted, strict=True)
+    finally:
+        model.to(home)
 
 
 def rmse(pixels: pd.DataFrame) -> float:
@@ -112,8 +120,9 @@ def as_text(errors: pd.DataFrame, title: str = "") -> pd.DataFrame:
     >>> as_text(pd.DataFrame({"pixels": [3, 0], "unet": [12.34, float("nan")]})).unet.tolist()
     ['12.3', 'no pixels']
     """
-    text = errors.map(lambda value: "no pixels" if np.isnan(value) else f"{value:.1f}")
+    text = errors.map(lambda value: f"{value:.1f}" if np.isfinite(value) else "not finite")
     if "pixels" in errors:
+        text[errors["pixels"] == 0] = "no pixels"
         text["pixels"] = errors["pixels"]
     return text.rename_axis(columns=title)
 
@@ -123,12 +132,13 @@ def map_scenes(
     scenes: Mapping[str, xr.Dataset],
     *,
     size: int = 64,
-    label: str = "agb",
+    units: str = "",
     batch_size: int = 16,
+    accelerator: str = "auto",
 ) -> dict[str, xr.DataArray]:
-    """Predict whole scenes, each on its own grid.
+    """Predict whole scenes, labelled or not, each on its own grid.
 
-    >>> maps = map_scenes(model, scenes)  # doctest: +SKIP
+    >>> maps = map_scenes(model, scenes, units="Mg/ha")  # doctest: +SKIP
     >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
 
     The scene is read in windows of `size` pixels, the size of the training chips; a quarter of the
@@ -140,29 +150,31 @@ def map_scenes(
         ``(y, x)`` with the scene's coordinates and CRS; NaN where every band has no data.
         For a set of samples, ``(sample, y, x)``.
     """
-    return {name: _map(model, scene, size, label, batch_size) for name, scene in scenes.items()}
+    return {
+        name: _map(model, scene, size, batch_size, accelerator).assign_attrs(
+            long_name="predicted", units=units
+        )
+        for name, scene in scenes.items()
+    }
 
 
 def _map(
-    model: torch.nn.Module, scene: xr.Dataset, size: int, label: str, batch_size: int
+    model: torch.nn.Module, scene: xr.Dataset, size: int, batch_size: int, accelerator: str
 ) -> xr.DataArray:
-    height, width = scene.sizes["y"], scene.sizes["x"]
-    windows = [(y, x) for y in _starts(height, size) for x in _starts(width, size)]
+    windows = [
+        (y, x) for y in _starts(scene.sizes["y"], size) for x in _starts(scene.sizes["x"], size)
+    ]
     samples = range(scene.sizes["sample"]) if "sample" in scene.dims else (-1,)
     rows = [("scene", sample, y[0], x[0], size) for sample in samples for y, x in windows]
     table = pd.DataFrame(rows, columns=["scene", "sample", "y", "x", "size"])
-    kept = [window for _ in samples for window in windows]
-    target = np.full(scene[label].shape, np.nan, dtype=np.float32)
-    for index, _, prediction in _predictions(
-        model, ChipDataset({"scene": scene}, table, label=label), batch_size
-    ):
-        (y, top, bottom), (x, left, right) = kept[index]
-        plane = target[table["sample"][index]] if table["sample"][index] >= 0 else target
+    data = ChipDataset({"scene": scene}, table, label=None)
+    seen = scene["reflectance"].notnull().any([d for d in ("time", "band") if d in scene.dims])
+    target = np.full(seen.shape, np.nan, dtype=np.float32)
+    for index, _, prediction in _predictions(model, data, batch_size, accelerator):
+        (y, top, bottom), (x, left, right) = windows[index % len(windows)]
+        plane = target[index // len(windows)] if target.ndim == 3 else target
         plane[top:bottom, left:right] = prediction[top - y : bottom - y, left - x : right - x]
-    empty = scene["reflectance"].isnull().all([d for d in ("time", "band") if d in scene.dims])
-    result = scene[label].copy(data=target).where(~empty)
-    units = scene[label].attrs.get("units", "")
-    return result.assign_attrs(long_name=f"predicted {label}", units=units)
+    return seen.copy(data=target).where(seen)
 
 
 def _starts(length: int, size: int) -> list[tuple[int, int, int]]:

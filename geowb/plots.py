@@ -34,20 +34,28 @@ def _holoviews() -> Any:
     return hv
 
 
-def _bounds_km(grid: xr.Dataset | xr.DataArray) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top; from the scene's own corner, so that the axes are short."""
-    half_x = abs(float(grid.x[1] - grid.x[0])) / 2 if grid.sizes["x"] > 1 else 15.0
-    half_y = abs(float(grid.y[1] - grid.y[0])) / 2 if grid.sizes["y"] > 1 else 15.0
-    width = float(grid.x.max() - grid.x.min()) + 2 * half_x
-    height = float(grid.y.max() - grid.y.min()) + 2 * half_y
-    return 0.0, 0.0, width / 1000, height / 1000
+def _north_up(grid: Any) -> Any:
+    return grid if float(grid.y[0]) >= float(grid.y[-1]) else grid.isel(y=slice(None, None, -1))
 
 
-def _axes(title: str) -> dict[str, Any]:
+def _frame(grid: xr.Dataset | xr.DataArray) -> tuple[tuple[float, float, float, float], str, str]:
+    """Left, bottom, right, top with labels: degrees, or kilometres from the lower left corner."""
+    import rioxarray  # noqa: F401 - gives .rio
+
+    steps = [abs(float(grid[d][1] - grid[d][0])) if grid.sizes[d] > 1 else 30.0 for d in "xy"]
+    if grid.rio.crs is not None and grid.rio.crs.is_geographic:
+        west, south = (float(grid[d].min()) - step / 2 for d, step in zip("xy", steps, strict=True))
+        east, north = (float(grid[d].max()) + step / 2 for d, step in zip("xy", steps, strict=True))
+        return (west, south, east, north), "longitude (degrees)", "latitude (degrees)"
+    width, height = (grid.sizes[d] * step / 1000 for d, step in zip("xy", steps, strict=True))
+    return (0.0, 0.0, width, height), "east (km)", "north (km)"
+
+
+def _axes(title: str, xlabel: str, ylabel: str) -> dict[str, Any]:
     return {
         "title": title,
-        "xlabel": "east (km)",
-        "ylabel": "north (km)",
+        "xlabel": xlabel,
+        "ylabel": ylabel,
         "xticks": 4,
         "yticks": 4,
         "aspect": "equal",
@@ -66,10 +74,12 @@ def rgb(
 
     >>> rgb(scene, ("RED", "GREEN", "BLUE"), title="Cerrado")  # doctest: +SKIP
 
-    The axes are kilometres from the scene's lower left corner. No data is white.
+    The axes are kilometres from the scene's lower left corner, or degrees where the CRS is
+    geographic. No data is white.
     """
     hv = _holoviews()
-    planes = scene["reflectance"]
+    planes = _north_up(scene["reflectance"])
+    bounds, *labels = _frame(planes)
     missing = [b for b in bands if b not in planes["band"].values]
     if missing:
         raise DataError(f"The scene has no band '{missing[0]}': {', '.join(planes.band.values)}.")
@@ -80,7 +90,7 @@ def rgb(
     )
     scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
     picture = (255 * np.nan_to_num(scaled, nan=1.0)).astype(np.uint8)
-    return hv.RGB(picture, bounds=_bounds_km(scene)).opts(**_axes(title))
+    return hv.RGB(picture, bounds=bounds).opts(**_axes(title, *labels))
 
 
 def raster(
@@ -98,9 +108,15 @@ def raster(
     hv = _holoviews()
     low, high = limits or tuple(np.nanpercentile(values.values, [1, 99]))
     unit = values.attrs.get("units", "") if units is None else units
-    element = hv.Image(values.values, bounds=_bounds_km(values), vdims=["value"])
+    values = _north_up(values)
+    bounds, *labels = _frame(values)
+    element = hv.Image(values.values, bounds=bounds, vdims=["value"])
     return element.opts(
-        **_axes(title), cmap=cmap, clim=(float(low), float(high)), colorbar=True, clabel=unit
+        **_axes(title, *labels),
+        cmap=cmap,
+        clim=(float(low), float(high)),
+        colorbar=True,
+        clabel=unit,
     )
 
 
@@ -116,17 +132,18 @@ def shots(
     >>> shots(scene.agb, title="GEDI shots", limits=(0, 300))  # doctest: +SKIP
     """
     hv = _holoviews()
-    left, bottom, right, top = _bounds_km(labels)
+    labels = _north_up(labels)
+    (left, bottom, right, top), *names = _frame(labels)
     rows, cols = np.nonzero(np.isfinite(labels.values))
     height, width = labels.shape
     table = {
-        "east": (cols + 0.5) / width * right,
-        "north": top - (rows + 0.5) / height * top,
+        "east": left + (cols + 0.5) / width * (right - left),
+        "north": top - (rows + 0.5) / height * (top - bottom),
         "value": labels.values[rows, cols],
     }
     points = hv.Points(table, ["east", "north"], ["value"])
     return points.opts(
-        **_axes(title),
+        **_axes(title, *names),
         color="value",
         cmap=cmap,
         clim=limits,
@@ -154,7 +171,7 @@ def scatter(pixels: pd.DataFrame, *, title: str = "", units: str = "Mg/ha") -> h
         )
         for i, (name, part) in enumerate(pixels.groupby("scene"))
     ]
-    axes = _axes(title) | {"xlabel": f"observed ({units})", "ylabel": f"predicted ({units})"}
+    axes = _axes(title, f"observed ({units})", f"predicted ({units})")
     limits = {"xlim": (0, top), "ylim": (0, top), "legend_position": "top_left"}
     return hv.Overlay([*clouds, line]).opts(**axes, **limits, legend_cols=1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import tempfile
 import time
 import warnings
@@ -22,10 +21,14 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanSquaredError
 
 from geowb.errors import DataError, RequestError
+from geowb.memory import PeakMemory
+from geowb.models.registry import check_accelerator
 
 if TYPE_CHECKING:
     from geowb.chips import ChipDataset
     from geowb.models.wrapper import PixelModel
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 __all__ = ["Fit", "fit", "masked_rmse", "seed_everything"]
 
@@ -50,11 +53,10 @@ def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 class _Regression(L.LightningModule):
     """One value a pixel, sparse labels."""
 
-    def __init__(self, model: PixelModel, learning_rate: float, weight_decay: float) -> None:
+    def __init__(self, model: PixelModel, plan: dict[str, Any]) -> None:
         super().__init__()
         self.model = model
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        self.plan = plan
         self.scores = torch.nn.ModuleDict(
             {f"{part}_rmse": MeanSquaredError(squared=False) for part in ("train", "val")}
         )
@@ -78,9 +80,10 @@ class _Regression(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         free = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(free, self.learning_rate, weight_decay=self.weight_decay)
+        rate = self.plan["learning_rate"]
+        optimizer = torch.optim.AdamW(free, rate, weight_decay=self.plan["weight_decay"])
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -91,14 +94,20 @@ class _Regression(L.LightningModule):
         checkpoint["state_dict"] = {
             k: v for k, v in checkpoint["state_dict"].items() if k not in frozen
         }
+        checkpoint["plan"] = self.plan
         checkpoint["random_state"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            checkpoint["cuda_random_state"] = torch.cuda.get_rng_state_all()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_state = checkpoint["random_state"]
+        self._cuda_random_state = checkpoint.get("cuda_random_state")
 
     def on_train_start(self) -> None:
         if hasattr(self, "_random_state"):  # dropout goes on where the checkpoint left it
             torch.set_rng_state(self._random_state)
+            if self._cuda_random_state is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._cuda_random_state)
 
 
 class _Progress(Callback):
@@ -110,6 +119,18 @@ class _Progress(Callback):
         self._began = time.perf_counter()
         self._handle: Any = None
 
+    @property
+    def seconds(self) -> float:
+        """Time since training began, that before a resume included."""
+        return time.perf_counter() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+        self._began = time.perf_counter() - state["seconds"]
+
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_rmse")}
         self.rows.append({"epoch": trainer.current_epoch, **scores})
@@ -117,7 +138,7 @@ class _Progress(Callback):
             self._show(self._line(trainer.current_epoch + 1, scores))
 
     def _line(self, epoch: int, scores: dict[str, float]) -> str:
-        seconds = time.perf_counter() - self._began
+        seconds = self.seconds
         left = seconds / len(self.rows) * (self._epochs - epoch)
         bar = "#" * round(20 * epoch / self._epochs)
         train, val = (scores.get(f"{part}_rmse", math.nan) for part in ("train", "val"))
@@ -138,54 +159,6 @@ class _Progress(Callback):
             self._handle.update({"text/plain": line}, raw=True)
 
 
-class _PeakMemory(Callback):
-    """Peak memory of training: weights, gradients, optimiser state and activations, in MB.
-
-    On a GPU it is what the allocator reports. On the CPU it is taken from the allocations of the
-    first two steps (the second has the optimiser's state beside it): the process's own size would
-    depend on what ran before.
-    """
-
-    def __init__(self) -> None:
-        self.mb = math.nan
-        self._profile: torch.profiler.profile | None = None
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if task.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(task.device)
-            return
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler greets on standard error
-        cpu = [torch.profiler.ProfilerActivity.CPU]
-        self._profile = torch.profiler.profile(activities=cpu, profile_memory=True)
-        self._profile.start()
-        self._first = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
-        if self._profile is not None and trainer.global_step - self._first >= 2:
-            self._stop(task)
-
-    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if task.device.type == "cuda":
-            self.mb = torch.cuda.max_memory_allocated(task.device) / 1e6
-        elif self._profile is not None:
-            self._stop(task)
-
-    def on_exception(self, _: L.Trainer, task: L.LightningModule, __: BaseException) -> None:
-        if self._profile is not None:
-            self._stop(task)
-
-    def _stop(self, task: L.LightningModule) -> None:
-        self._profile.stop()
-        events = self._profile.profiler.kineto_results.events()
-        changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        held = peak = 0
-        for _, change in changes:
-            held += change
-            peak = max(peak, held)
-        self.mb = (peak + sum(t.nbytes for t in task.model.state_dict().values())) / 1e6
-        self._profile = None
-
-
 @dataclass
 class Fit:
     """A trained model and what its training took.
@@ -193,7 +166,7 @@ class Fit:
     ``model`` has the weights of the best epoch and is in eval mode; ``history`` has a row an epoch
     (epoch, train_rmse, val_rmse); ``seconds`` is the time of training and validation;
     ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
-    peak, in MB (1e6 bytes).
+    peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs).
     """
 
     model: PixelModel
@@ -205,12 +178,15 @@ class Fit:
     @property
     def best_epoch(self) -> int:
         """Epoch with the lowest RMSE on the validation split, from 0."""
-        return int(self.history.loc[self.history["val_rmse"].idxmin(), "epoch"])
+        return int(self.history["epoch"].iloc[self._val().argmin()])
 
     @property
     def val_rmse(self) -> float:
-        """RMSE of the best epoch on the validation split."""
-        return float(self.history["val_rmse"].min())
+        """RMSE of the best epoch on the validation split; infinite if training diverged."""
+        return float(self._val().min())
+
+    def _val(self) -> pd.Series:
+        return self.history["val_rmse"].fillna(math.inf)
 
 
 def fit(
@@ -252,32 +228,33 @@ def fit(
     checkpoints
         Folder for ``last.ckpt`` and ``best.ckpt``, written each epoch; by default they are thrown
         away at the end.
+    precision
+        ``32-true``, or ``bf16-mixed`` or ``16-mixed`` on a GPU.
     resume
-        A ``last.ckpt`` to go on from, with the same data, seed and number of epochs.
+        A ``last.ckpt`` to go on from, with the same data and arguments; checkpoints go on into its
+        folder. On the CPU the result is that of an undisturbed training.
 
     Raises
     ------
     DataError
-        If a split has no labelled pixel.
+        If a split has no labelled pixel, or training has a single labelled chip.
+    RequestError
+        For arguments out of range, a GPU that is not there, a checkpoint of another training.
     """
-    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
-        raise RequestError(
-            f"epochs ({epochs}) and batch_size ({batch_size}) must be at least 1 and "
-            f"learning_rate ({learning_rate}) above 0."
-        )
-    if resume is not None and not Path(resume).is_file():
-        raise RequestError(f"There is no checkpoint {resume} to resume from.")
-    for name, part in (("training", train), ("validation", val)):
-        if not part.count_labelled():
-            raise DataError(
-                f"The {name} split has no labelled pixel ({len(part)} chips): "
-                "nothing can be learned from it."
-            )
+    plan = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    _check_request(plan, accelerator, precision, resume)
+    labelled = _check_labels(train, val)
     seed_everything(seed)
-    lines, memory = _Progress(epochs, units, progress), _PeakMemory()
+    lines, memory = _Progress(epochs, units, progress), PeakMemory()
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         best = ModelCheckpoint(
-            dirpath=checkpoints or scratch,
+            dirpath=checkpoints or (Path(resume).parent if resume else scratch),
             filename="best",
             monitor="val_rmse",
             save_last=True,
@@ -295,21 +272,54 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        task = _Regression(model, learning_rate, weight_decay)
-        began = time.perf_counter()
+        task = _Regression(model, plan)
         trainer.fit(
             task,
-            _loader(train.labelled_only(), batch_size, seed, shuffle=True),
+            _loader(labelled, batch_size, seed, shuffle=True),
             _loader(val, batch_size, seed, shuffle=False),
             ckpt_path=resume,
             weights_only=False if resume else None,
         )
-        seconds = time.perf_counter() - began
         if best.best_model_path:
             held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
             task.load_state_dict(held["state_dict"], strict=False)
     history = pd.DataFrame(lines.rows, columns=["epoch", "train_rmse", "val_rmse"])
-    return Fit(model.cpu().eval(), history, learning_rate, seconds, memory.mb)
+    return Fit(model.cpu().eval(), history, learning_rate, lines.seconds, memory.mb)
+
+
+def _check_request(
+    plan: dict[str, Any], accelerator: str, precision: str, resume: str | Path | None
+) -> None:
+    if plan["epochs"] < 1 or plan["batch_size"] < 2 or not plan["learning_rate"] > 0:
+        raise RequestError(
+            f"epochs ({plan['epochs']}) must be at least 1, batch_size ({plan['batch_size']}) at "
+            f"least 2 and learning_rate ({plan['learning_rate']}) above 0."
+        )
+    if precision not in _PRECISIONS:
+        raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
+    if problems := check_accelerator(accelerator):
+        raise RequestError(problems[0])
+    if resume is None:
+        return
+    if not Path(resume).is_file():
+        raise RequestError(f"There is no checkpoint {resume} to resume from.")
+    before = torch.load(resume, map_location="cpu", weights_only=False).get("plan")
+    if before != plan:
+        raise RequestError(f"{resume} is a checkpoint of another training: {before}, not {plan}.")
+
+
+def _check_labels(train: ChipDataset, val: ChipDataset) -> ChipDataset:
+    """Return the training chips that have labels."""
+    for name, part in (("training", train), ("validation", val)):
+        if not part.count_labelled():
+            raise DataError(
+                f"The {name} split has no labelled pixel ({len(part)} chips): "
+                "nothing can be learned from it."
+            )
+    labelled = train.labelled_only()
+    if len(labelled) == 1:
+        raise DataError("A single training chip has labels: batch normalisation needs two.")
+    return labelled
 
 
 def seed_everything(seed: int) -> None:
@@ -321,7 +331,9 @@ def _loader(data: ChipDataset, batch_size: int, seed: int, *, shuffle: bool) -> 
     # One replica: only for its order, which depends on the seed and the epoch and on nothing else.
     sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
     own = torch.Generator().manual_seed(seed)  # leave the global random state to the model
-    return DataLoader(data, batch_size=batch_size, sampler=sampler, generator=own)
+    # A batch of one chip has no spread to normalise by: that chip sits out this epoch.
+    alone = shuffle and len(data) % batch_size == 1
+    return DataLoader(data, batch_size, sampler=sampler, generator=own, drop_last=alone)
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import scene
 
-from geowb.chips import SPLITS, ChipDataset, cut, split_by_place, what_split_shows
+from geowb.chips import (
+    SPLITS,
+    ChipDataset,
+    cut,
+    drop_unseen,
+    examples,
+    split_by_place,
+    what_split_shows,
+)
 from geowb.composite import clear_mean
 from geowb.errors import DataError, RequestError
 
@@ -69,7 +77,31 @@ def test_a_published_split_is_kept():
     samples = samples.assign_coords(split=("sample", ["test", "train", "val"]))
     chips = split_by_place(cut({"a": samples}, 16))
     assert chips.groupby("sample")["split"].unique().explode().tolist() == ["test", "train", "val"]
-    assert "publisher" in what_split_shows(chips)
+    assert what_split_shows(chips).startswith("3 separate images")
+
+
+def test_published_splits_must_be_known_and_leavings_are_counted():
+    samples = scene(16, 16).isel(time=0).expand_dims(sample=4)
+    split = lambda *names: cut({"a": samples.assign_coords(split=("sample", list(names)))}, 16)  # noqa: E731
+    with pytest.raises(DataError, match="'training', 'validation'"):
+        split_by_place(split("training", "validation", "test", ""))
+    chips = split_by_place(split("train", "val", "test", ""))
+    assert "1 chips are in no split" in what_split_shows(chips)
+
+
+def test_samples_without_a_split_are_dealt_out_whole():
+    samples = xr.concat([scene(32, 32, density=0.1, seed=i).isel(time=0) for i in range(8)], "s")
+    chips = split_by_place(cut({"a": samples.rename(s="sample")}, 16))
+    assert (chips.groupby("sample")["split"].nunique() == 1).all()
+    assert set(chips["split"]) == set(SPLITS)
+
+
+def test_published_and_own_splits_side_by_side():
+    samples = scene(16, 16).isel(time=0).expand_dims(sample=3)
+    samples = samples.assign_coords(split=("sample", ["test", "train", "val"]))
+    chips = split_by_place(cut({"a": samples, "b": scene(96, 96)}, 16))
+    assert chips[chips["scene"] == "a"]["split"].tolist() == ["test", "train", "val"]
+    assert set(chips[chips["scene"] == "b"]["split"]) == set(SPLITS)
 
 
 def test_too_few_labelled_places_are_an_error():
@@ -91,7 +123,7 @@ def test_a_single_scene_is_said_to_show_interpolation_only():
 # --- the dataset -----------------------------------------------------------------------------
 
 
-def test_items_are_windows_of_the_scene_and_padded_with_no_data():
+def test_items_are_windows_of_the_scene_and_mirrored_at_its_edge():
     one = scene(40, 40, dates=2)
     data = ChipDataset({"a": one}, cut({"a": one}, 32))
     item = data[3]
@@ -99,7 +131,8 @@ def test_items_are_windows_of_the_scene_and_padded_with_no_data():
     assert item["image"].dtype == item["label"].dtype == torch.float32
     expected = one.reflectance.transpose("band", "time", "y", "x").values[..., 32:, 32:]
     assert np.array_equal(item["image"][..., :8, :8], expected)
-    assert torch.isnan(item["image"][..., 8:, :]).all()
+    assert torch.equal(item["image"][..., 8:16, :8], item["image"][..., :8, :8].flip(-2))
+    assert torch.isfinite(item["image"]).all()
     assert torch.isnan(item["label"][8:, :]).all()
     assert np.array_equal(item["label"][:8, :8], one.agb.values[32:, 32:], equal_nan=True)
 
@@ -152,6 +185,37 @@ def test_chips_without_labels_can_be_left_out():
     assert len(data) == 4
     with pytest.raises(RequestError, match=r"\(0, 1\]; it is 0"):
         ChipDataset({"a": one}, cut({"a": one}, 16), label_fraction=0)
+
+
+def test_output_scale_is_that_of_the_labels():
+    one = scene(32, 32, density=0.2)
+    data = ChipDataset({"a": one}, cut({"a": one}, 16), augment=True)
+    labels = one.agb.values[np.isfinite(one.agb.values)].astype(float)
+    assert data.label_statistics() == pytest.approx((labels.mean(), labels.std()))
+    for bad in (one.agb * np.nan, one.agb * 0):
+        with pytest.raises(DataError, match="not two different values"):
+            ChipDataset({"a": one.assign(agb=bad)}, cut({"a": one}, 16)).label_statistics()
+    with pytest.raises(DataError, match="0 chips"):
+        ChipDataset({"a": one}, cut({"a": one}, 16)[:0]).label_statistics()
+
+
+def test_labels_without_an_image_are_dropped():
+    one = scene(16, 16, density=1.0, dates=2)
+    one["reflectance"][:, :, 3, 4] = np.nan
+    one["reflectance"][0, :, 5, 6] = np.nan
+    kept = drop_unseen(one)
+    assert np.isnan(kept.agb.values[3, 4])
+    assert np.isfinite(kept.agb.values[5, 6])
+    assert int(kept.agb.notnull().sum()) == 255
+
+
+def test_examples_are_scenes_or_test_samples():
+    samples = scene(16, 16).isel(time=0).expand_dims(sample=4)
+    samples = samples.assign_coords(split=("sample", ["test", "train", "val", "test"]))
+    scenes = {"set": samples, "scene": scene(96, 96)}
+    shown = examples(scenes, split_by_place(cut(scenes, 16)))
+    assert list(shown) == ["set-0", "set-3", "scene"]
+    assert shown["set-3"].reflectance.dims == ("time", "band", "y", "x")
 
 
 # --- composites ------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ def test_weights_are_drawn_from_the_seed_and_leave_the_callers_random_state_alon
         ({"name": "unet", "bands": ["RED", "NIR"]}, "band 'NIR'"),
         ({"name": "unet", "mean": [1.0], "std": [1.0]}, "6 bands need as many"),
         ({"name": "unet", "std": [0.0] * 6, "mean": [0.0] * 6}, "positive"),
+        ({"name": "unet", "output_std": 0.0}, "output_std positive"),
+        ({"name": "unet", "output_mean": float("nan")}, "output_mean must be finite"),
         ({"name": "unet", "weights": "nowhere.pt"}, "no weights file"),
     ],
 )
@@ -131,6 +133,12 @@ def test_a_model_file_needs_nothing_else(tmp_path, name):
     assert again.origin == model.origin
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     assert torch.equal(load(tmp_path)(chips()), model(chips()))
+
+
+def test_what_cannot_be_written_is_not_begun(tmp_path):
+    with pytest.raises(TypeError):
+        save(build("unet"), tmp_path / "model.safetensors", trained_on={"a": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_model_files_are_explained(tmp_path):
@@ -174,7 +182,12 @@ def as_simmim(state):
     move = lambda m: f"layers.{int(m[1]) - 1}.downsample"  # noqa: E731
     state = {re.sub(r"layers\.(\d)\.downsample", move, k): v for k, v in state.items()}
     state = {f"encoder.{k}": v for k, v in state.items()}
-    return {**state, "encoder.mask_token": torch.zeros(1, 1, 32), "decoder.0.weight": torch.ones(2)}
+    extra = {
+        "encoder.mask_token": torch.zeros(1, 1, 32),
+        "encoder.layers.0.blocks.1.attn_mask": torch.zeros(4, 49, 49),
+        "decoder.0.weight": torch.ones(2),
+    }
+    return {**state, **extra}
 
 
 def test_building_leaves_the_precision_of_matrix_products_alone():
@@ -230,12 +243,32 @@ def test_bands_are_picked_by_name(tmp_path):
     assert torch.equal(pick(model), pick(donor)[:, [2, 0]])
 
 
-def test_a_whole_model_file_serves_as_weights(tmp_path):
-    donor = build("unet", seed=7)
-    file = save(donor, tmp_path / "model.safetensors")
+def test_a_whole_model_file_brings_its_normalisation_and_scale(tmp_path):
+    donor = build("unet", seed=7, output_mean=40, output_std=30, mean=[1.0] * 6, std=[2e3] * 6)
+    file = save(donor, tmp_path / "model.safetensors", trained_on={"data": "world"})
     model = build("unet", weights=str(file))
     assert model.pretrained
+    assert "started from: random (seed 7)" in model.origin
     assert torch.equal(model.eval()(chips()), donor.eval()(chips()))
+    again = load(save(model, tmp_path / "again" / "model.safetensors"))
+    assert torch.equal(again(chips()), donor(chips()))
+    assert again.pretrained
+
+
+def test_a_random_encoder_stays_random_through_files(tmp_path):
+    donor = build("swin_demo", freeze_backbone=True, seed=5)
+    file = save(donor, tmp_path / "model.safetensors", trained_on={"data": "world"})
+    model = build("swin_demo", freeze_backbone=True, weights=str(file))
+    assert not model.pretrained
+    assert "random (seed 5)" in model.origin
+    untrained = save(build("unet"), tmp_path / "unet" / "model.safetensors")
+    assert not build("unet", weights=str(untrained)).pretrained
+
+
+def test_a_model_file_of_other_bands_is_refused(tmp_path):
+    file = save(build("unet"), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsMismatch, match="built with bands"):
+        build("unet", bands=HLS6[::-1], weights=str(file))
 
 
 def test_misfits_name_keys_and_shapes(tmp_path):
@@ -278,6 +311,12 @@ def test_headers_tell_what_does_not_fit(tmp_path):
     assert "32 wide, not 128" in check_weights(str(bare), model="prithvi_swin_B")[0]
     assert "not a model file of 'unet'" in check_weights(str(bare), model="unet")[0]
 
+    rgb = {"patch_embed.proj.weight": torch.zeros(128, 3, 4, 4)}
+    save_file(rgb, tmp_path / "rgb.safetensors")
+    assert (
+        "takes 3 bands"
+        in check_weights(str(tmp_path / "rgb.safetensors"), model="prithvi_swin_B")[0]
+    )
     torch.save({"state_dict": {"encoder.patch_embed.proj.weight": torch.zeros(128, 6, 4, 4)}},
                tmp_path / "simmim.ckpt")  # fmt: skip
     assert check_weights(str(tmp_path / "simmim.ckpt"), model="prithvi_swin_B") == []

@@ -31,6 +31,21 @@ def test_rgb_stretches_bands_and_shows_no_data_white(one):
         plots.rgb(one, ("NIR", "RED", "GREEN"))
 
 
+def test_degrees_stay_degrees_and_north_is_up(one):
+    degrees = one.assign_coords(x=10 + 0.01 * np.arange(60), y=50 + 0.01 * np.arange(40))
+    degrees = degrees.rio.write_crs(4326)  # y runs to the north here
+    picture = plots.raster(degrees.agb_dense)
+    assert picture.bounds.lbrt() == pytest.approx((9.995, 49.995, 10.595, 50.395))
+    # The array's last row is the northernmost: it must be drawn on top.
+    top = picture.dimension_values("value", flat=False)[-1]
+    assert np.array_equal(top, one.agb_dense.values[-1])
+    points = plots.shots(degrees.agb, limits=(0, 100))
+    rows, cols = np.nonzero(np.isfinite(degrees.agb.values))
+    found = sorted(zip(points["east"].round(4), points["north"].round(4), strict=True))
+    made = sorted(zip((10 + 0.01 * cols).round(4), (50 + 0.01 * rows).round(4), strict=True))
+    assert found == made
+
+
 def test_a_scene_without_any_data_is_white(one):
     picture = plots.rgb(one * np.nan)
     assert (picture.dimension_values("R") == 255).all()

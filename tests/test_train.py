@@ -13,7 +13,7 @@ from geowb import evaluate
 from geowb.chips import ChipDataset, cut, split_by_place
 from geowb.errors import DataError, RequestError
 from geowb.models import PixelModel, build
-from geowb.train import fit, masked_rmse
+from geowb.train import _Regression, fit, masked_rmse
 
 # --- the loss --------------------------------------------------------------------------------
 
@@ -110,31 +110,59 @@ def test_same_seed_same_result_other_seed_another(parts):
     assert not one.equals(other)
 
 
-def test_resuming_goes_on_as_if_nothing_had_happened(parts, tmp_path, monkeypatch):
-    _, _, data = parts
-    whole = train(data, epochs=4)
-
+def cut_off(data, epochs, folder, monkeypatch, **options):
+    """Train until a power cut early in the last epoch."""
+    step = _Regression.training_step
+    steps = -(-len(data["train"].labelled_only()) // 8)
     calls = []
 
-    def stop_in_third_epoch(self, *arguments):
+    def training_step(self, *arguments):
         calls.append(1)
-        if len(calls) > 2 * steps + 1:
+        if len(calls) > (epochs - 1) * steps + 1:
             raise RuntimeError("power cut")
         return step(self, *arguments)
 
-    from geowb.train import _Regression
+    with monkeypatch.context() as patch:
+        patch.setattr(_Regression, "training_step", training_step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(data, epochs=epochs, checkpoints=folder, **options)
 
-    step = _Regression.training_step
-    steps = -(-len(data["train"].labelled_only()) // 8)
-    monkeypatch.setattr(_Regression, "training_step", stop_in_third_epoch)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(data, epochs=4, checkpoints=tmp_path)
-    monkeypatch.undo()
-    assert (tmp_path / "last.ckpt").is_file()
-    rest = train(data, epochs=4, checkpoints=tmp_path, resume=tmp_path / "last.ckpt")
-    assert rest.history["epoch"].tolist() == [2, 3]
-    expected = whole.history.iloc[2:].reset_index(drop=True)
-    pd.testing.assert_frame_equal(rest.history, expected, check_exact=False, rtol=1e-6)
+
+@pytest.mark.parametrize("rate", [0.05, 5.0], ids=["best last", "best early"])
+def test_resuming_gives_what_an_undisturbed_training_gives(parts, tmp_path, monkeypatch, rate):
+    _, _, data = parts
+    whole = train(data, epochs=4, learning_rate=rate)
+    cut_off(data, 4, tmp_path, monkeypatch, learning_rate=rate)
+    rest = train(data, epochs=4, learning_rate=rate, resume=tmp_path / "last.ckpt")
+    pd.testing.assert_frame_equal(rest.history, whole.history, rtol=1e-6)
+    assert rest.best_epoch == whole.best_epoch
+    for a, b in zip(rest.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-6)
+    # The same again: all is done, nothing is trained, the result is the same.
+    again = train(data, epochs=4, learning_rate=rate, resume=tmp_path / "last.ckpt")
+    pd.testing.assert_frame_equal(again.history, whole.history, rtol=1e-6)
+    with pytest.raises(RequestError, match="another training"):
+        train(data, epochs=9, learning_rate=rate, resume=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_last_batch_of_one_chip_does_no_harm(parts, left):
+    scenes, chips, data = parts
+    labelled = chips[(chips["split"] == "train") & (chips["labelled"] > 0)]
+    some = ChipDataset(scenes, labelled.iloc[: 8 + left])
+    result = train({**data, "train": some}, build("swin_demo", freeze_backbone=True), epochs=1)
+    assert np.isfinite(result.val_rmse)
+    with pytest.raises(DataError, match="single training chip"):
+        train({**data, "train": ChipDataset(scenes, labelled.iloc[:1])}, epochs=1)
+
+
+def test_a_training_that_diverges_loses_every_comparison(parts):
+    _, _, data = parts
+    result = train(data, epochs=2)
+    result.history["val_rmse"] = [np.nan, 5.0]
+    assert (result.val_rmse, result.best_epoch) == (5.0, 1)
+    result.history["val_rmse"] = np.nan
+    assert result.val_rmse == np.inf
 
 
 def test_early_stopping(parts):
@@ -177,6 +205,11 @@ def test_splits_without_labels_are_an_error_before_anything_is_trained(parts):
         fit(linear(), data["train"], empty, epochs=1)
     with pytest.raises(RequestError, match=r"epochs \(0\)"):
         fit(linear(), data["train"], data["val"], epochs=0)
+    with pytest.raises(RequestError, match="precision is 'bf16-true'"):
+        fit(linear(), data["train"], data["val"], epochs=1, precision="bf16-true")
+    if not torch.cuda.is_available():
+        with pytest.raises(RequestError, match="finds no GPU"):
+            fit(linear(), data["train"], data["val"], epochs=1, accelerator="gpu")
     with pytest.raises(RequestError, match="no checkpoint"):
         fit(linear(), data["train"], data["val"], epochs=1, resume="nowhere.ckpt")
 
@@ -202,6 +235,10 @@ def test_bins_are_half_open_and_pooled():
     assert table["rmse"]["100-200"] == 10
     assert np.isnan(table["rmse"]["200-300"])
     assert table["rmse"]["all"] == pytest.approx((510 / 4) ** 0.5)
+    broken = table.assign(rmse=[np.nan, 1.0, np.nan, np.inf])
+    assert evaluate.as_text(broken)["rmse"].tolist() == [
+        "not finite", "1.0", "no pixels", "not finite",
+    ]  # fmt: skip
     text = evaluate.as_text(table)
     assert text["rmse"].tolist() == ["2.2", "10.0", "no pixels", "11.3"]
     assert text["pixels"].tolist() == [2, 1, 0, 4]
@@ -225,7 +262,7 @@ class Red(torch.nn.Module):
 def test_maps_cover_each_pixel_of_the_scenes_grid(height, width, size):
     one = scene(height, width)
     one["reflectance"][:, :, 0, 0] = np.nan
-    result = evaluate.map_scenes(Red(), {"a": one}, size=size)["a"]
+    result = evaluate.map_scenes(Red(), {"a": one.drop_vars("agb")}, size=size, units="Mg/ha")["a"]
     assert np.array_equal(result.values, one.reflectance.values[0, 2], equal_nan=True)
     assert np.isnan(result.values[0, 0])
     assert result.rio.crs == one.rio.crs
@@ -255,7 +292,9 @@ def test_no_pixel_of_a_map_comes_from_a_windows_edge():
 
 def test_labelled_pixels_are_found_where_they_lie():
     one = scene(50, 70)
-    pixels = evaluate.at_labels(Red(), ChipDataset({"a": one}, cut({"a": one}, 32)))
+    data = ChipDataset({"a": one}, cut({"a": one}, 32), augment=True)
+    pixels = evaluate.at_labels(Red(), data)
+    assert data.augment
     rows, cols = pixels["row"].to_numpy(), pixels["col"].to_numpy()
     assert len(pixels) == int(one.agb.notnull().sum())
     assert np.array_equal(pixels["observed"], one.agb.values[rows, cols])

@@ -14,11 +14,7 @@ from typing import Any
 
 from geowb.errors import RequestError, did_you_mean
 
-__all__ = ["KERNEL_ENVIRONMENT", "Execution", "check_kernel", "execute", "heading_of"]
-
-#: Kernels' environment, unless the caller sets it: torch's C++ library otherwise logs into cells
-#: what only its developers can use.
-KERNEL_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+__all__ = ["Execution", "check_kernel", "execute", "heading_of"]
 
 _LONGEST_SOCKET = 80  # a unix socket's path has room for about 104 bytes, some of them zmq's
 
@@ -153,9 +149,8 @@ def _quiet_manager(folder: Path) -> type:
         async def start_kernel(self, **options: Any) -> None:
             if zmq.has("ipc") and os.name == "posix" and len(str(folder)) < _LONGEST_SOCKET:
                 self.transport, self.ip = "ipc", str(folder / "socket")
-            env = KERNEL_ENVIRONMENT | (options.pop("env", None) or os.environ)
             with self.log_file.open("ab") as stream:
-                await super().start_kernel(stdout=stream, stderr=stream, env=env, **options)
+                await super().start_kernel(stdout=stream, stderr=stream, **options)
 
         async def is_alive(self) -> bool:
             if self.has_kernel:

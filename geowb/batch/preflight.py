@@ -19,6 +19,7 @@ __all__ = ["CHECKS", "as_text", "convert", "preflight"]
 CHECKS = {
     "source": "geowb.catalog:check_source",
     "weights": "geowb.models.registry:check_weights",
+    "accelerator": "geowb.models.registry:check_accelerator",
 }
 
 

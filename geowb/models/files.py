@@ -58,9 +58,11 @@ def save(
         "run": run,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    partial = file.with_name(".model.safetensors.partial")
+    text = json.dumps(card, indent=1) + "\n"  # first: what cannot be written must not be begun
+    partial, partial_card = file.with_name(".model.partial"), file.with_name(".card.partial")
     save_file(state, partial)
-    file.with_name("model.json").write_text(json.dumps(card, indent=1) + "\n")
+    partial_card.write_text(text, "utf-8")
+    partial_card.replace(file.with_name("model.json"))
     return partial.replace(file)
 
 

@@ -13,9 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from geowb.bands import HLS6
 from geowb.errors import ModelError, did_you_mean
 
-__all__ = ["MODELS", "ModelSpec", "check_weights", "spec", "tensor_shapes"]
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "check_accelerator",
+    "check_weights",
+    "spec",
+    "tensor_shapes",
+]
 
 _HUB = re.compile(r"hf://[\w.-]+/[\w.-]+/.+")
 
@@ -149,6 +157,21 @@ def check_weights(value: str, *, model: str) -> list[str]:
         return [str(error)]
 
 
+def check_accelerator(value: str) -> list[str]:
+    """Say so if a GPU is asked for and there is none.
+
+    >>> check_accelerator("cpu")
+    []
+    """
+    if value != "gpu":
+        return []
+    import torch
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return []
+    return ["accelerator is 'gpu', but torch finds no GPU here: use 'auto' or 'cpu'."]
+
+
 def _compare(path: Path, shapes: Mapping[str, tuple[int, ...]], model: str) -> list[str]:
     card = path.with_name("model.json")
     if path.name == "model.safetensors" and card.is_file():
@@ -157,13 +180,18 @@ def _compare(path: Path, shapes: Mapping[str, tuple[int, ...]], model: str) -> l
             return [f"{path} holds a '{held}', not a '{model}'."]
     found = MODELS[model]
     if found.family != "swin":
-        if any(key.startswith("network.") for key in shapes):
+        if any(key.startswith(("network.", "model.network.")) for key in shapes):
             return []
         return [f"{path} is not a model file of '{model}': no tensor's name starts with 'network.'"]
     stem = next((k for k in shapes if re.search(r"patch_embed\.(proj|projection)\.weight$", k)), "")
     if not stem:
         return [f"{path} is not a checkpoint of '{model}': it has no patch_embed tensor."]
     width, want = shapes[stem][0], found.encoder["embed_dim"]
+    if shapes[stem][1] != len(HLS6) and not stem.startswith("network."):
+        return [
+            f"{path} takes {shapes[stem][1]} bands ({stem} is {shapes[stem]}); "
+            f"'{model}' takes weights for the six of HLS."
+        ]
     if width != want:
         return [f"{path} is not a checkpoint of '{model}': {stem} is {width} wide, not {want}."]
     return []

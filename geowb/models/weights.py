@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -22,16 +23,20 @@ __all__ = ["fit_state", "load_weights", "read_checkpoint"]
 #: Wrappers' prefixes that say nothing about the tensor.
 _PREFIXES = ("module.", "model.", "network.", "encoder.", "backbone.", "_timm_module.")
 
-#: What a checkpoint holds beside the encoder: decoders, heads, SimMIM's mask token and last norm.
-_FOREIGN = r"^(decoder|decode_head|head|neck|auxiliary_head|aux_heads|fc|mask_token|norm)\b"
+#: What a checkpoint holds beside the encoder: decoders, heads, SimMIM's mask token and last norm,
+#: and the attention masks that Swin's first code stored and that follow from the image's size.
+_FOREIGN = (
+    r"^(decoder|decode_head|head|neck|auxiliary_head|aux_heads|fc|mask_token|norm)\b|attn_mask$"
+)
 
 
-def load_weights(model: PixelModel, weights: str) -> str:
-    """Load weights into `model` in place; return where they came from, in words.
+def load_weights(model: PixelModel, weights: str) -> tuple[str, bool]:
+    """Load weights into `model` in place; return where they came from and if they are trained.
 
     `weights` is a checkpoint file, or ``hf://OWNER/REPOSITORY/FILE``. A model file of geowb, or
-    any checkpoint whose names are the whole model's, is loaded whole; every other checkpoint is
-    taken for the encoder's (SimMIM's, MMSegmentation's and TerraTorch's names are known).
+    any checkpoint whose names are the whole model's, is loaded whole, with its normalisation and
+    output scale; every other checkpoint is taken for the encoder's (SimMIM's, MMSegmentation's and
+    TerraTorch's names are known).
 
     Raises
     ------
@@ -40,20 +45,35 @@ def load_weights(model: PixelModel, weights: str) -> str:
     """
     path = _fetch(weights)
     state = read_checkpoint(path)
-    own = model.state_dict()
-    if "network." in next(iter(state), ""):
-        fit_state(model, state, path)
-        return f"model file {path.name}, sha256 {_digest(path)}"
+    if any(key.startswith(("network.", "model.network.")) for key in state):
+        return _load_whole(model, {k.removeprefix("model."): v for k, v in state.items()}, path)
     if not hasattr(model.network, "encoder"):
-        missing = sorted(own)[0]
         raise WeightsMismatch(
-            f"{path} is not a model file of '{model.card['name']}': it has no '{missing}'."
+            f"{path} is not a model file of '{model.card['name']}': it has no 'network.' tensor."
         )
     encoder = model.network.encoder
     state = _swin_names(state)
     state = _input_bands(state, model.card["bands"], model.card["frames"], path)
     fit_state(encoder, state, path, may_lack=r"relative_position_index$|^stages_\d\.norm\.")
-    return f"encoder from {path.name}, sha256 {_digest(path)}"
+    return f"encoder from {path.name}, sha256 {_digest(path)}", True
+
+
+def _load_whole(model: PixelModel, state: dict, path: Path) -> tuple[str, bool]:
+    """Load a whole model; its card, where there is one, must be that of the same model."""
+    file = path.with_name("model.json")
+    theirs = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    for key in ("name", "bands", "frames", "outputs", "decoder_channels"):
+        if theirs.get(key, model.card[key]) != model.card[key]:
+            raise WeightsMismatch(
+                f"{path} was built with {key} = {theirs[key]}, this model with {model.card[key]}."
+            )
+    fit_state(model, state, path)
+    for key in ("mean", "std", "output_mean", "output_std", "non_negative"):
+        model.card[key] = theirs.get(key, model.card[key])
+    before = theirs.get("weights", "unknown")
+    trained = bool(theirs.get("trained_on")) and not theirs.get("freeze_backbone")
+    origin = f"model file {path.name}, sha256 {_digest(path)}, which started from: {before}"
+    return origin, trained or bool(theirs.get("pretrained"))
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

@@ -54,8 +54,8 @@ class PixelModel(nn.Module):
 
     @property
     def pretrained(self) -> bool:
-        """Whether weights were loaded; random weights are never called pretrained."""
-        return not self.card["weights"].startswith("random")
+        """Whether training starts from trained weights; random ones are never called pretrained."""
+        return self.card["pretrained"]
 
     def train(self, mode: bool = True) -> PixelModel:
         """Switch to training; a frozen encoder stays in eval mode (no dropout, no drop path)."""
@@ -126,7 +126,8 @@ def build(
         Names of the input bands, in the order of the channels.
     weights
         A checkpoint file or ``hf://OWNER/REPOSITORY/FILE``; none or empty gives random weights
-        drawn from `seed`, and the model says so (``model.origin``).
+        drawn from `seed`, and the model says so (``model.origin``). A model file of geowb brings
+        its own normalisation and output scale.
     frames
         Number of dates T; the dates of a band become channels of the network.
     outputs
@@ -156,6 +157,10 @@ def build(
     """
     found = spec(name)
     mean, std = _statistics(found, bands, mean, std)
+    if not (math.isfinite(output_mean) and 0 < output_std < math.inf):
+        raise ModelError(
+            f"output_mean must be finite and output_std positive: {output_mean}, {output_std}."
+        )
     card = {
         "name": name,
         "bands": list(bands),
@@ -172,6 +177,7 @@ def build(
         "non_negative": non_negative,
         "seed": seed,
         "weights": f"random (seed {seed})",
+        "pretrained": False,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -180,7 +186,7 @@ def build(
     if weights:
         from geowb.models.weights import load_weights
 
-        card["weights"] = load_weights(model, weights)
+        card["weights"], card["pretrained"] = load_weights(model, weights)
     return model
 
 
