@@ -33,7 +33,7 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 LOCK = ROOT / "requirements.lock"
 WHEELHOUSE = ROOT / "wheelhouse"
 #: What builds packages that come as source, geowb itself included.
-BUILDERS = ("hatchling", "packaging", "pathspec", "pluggy", "setuptools", "trove-classifiers")
+BUILDERS = tuple("hatchling packaging pathspec pluggy setuptools tomlkit trove-classifiers".split())
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The files that install geowb say the same thing."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {
@@ -92,6 +94,18 @@ def test_make_knows_the_builders_and_their_digests(monkeypatch):
         lines = tool.locked(package).splitlines()
         assert lines[0].startswith(f"{package}==")
         assert all("--hash=sha256:" in line for line in lines[1:])
+
+
+def test_builders_are_complete(monkeypatch):
+    """What they need themselves is among them: nothing else may be fetched for a build."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import make as tool
+
+    for package in tool.BUILDERS:
+        for line in importlib.metadata.requires(package) or []:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                assert need.name in tool.BUILDERS
 
 
 def test_studies_are_found_without_any_package(monkeypatch):
