@@ -33,7 +33,10 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 LOCK = ROOT / "requirements.lock"
 WHEELHOUSE = ROOT / "wheelhouse"
 #: What builds packages that come as source, geowb itself included.
-BUILDERS = tuple("hatchling packaging pathspec pluggy setuptools tomlkit trove-classifiers".split())
+BUILDERS = (
+    *("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers"),
+    "setuptools",
+)
 
 
 def main() -> int:
