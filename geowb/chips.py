@@ -201,7 +201,9 @@ def examples(scenes: Scenes, chips: pd.DataFrame, count: int = 3) -> dict[str, x
             continue
         test = chips[(chips["scene"] == name) & (chips["split"] == "test")]["sample"].unique()
         for sample in test[:count]:
-            found[f"{name}-{sample}"] = scene.isel(sample=int(sample)).expand_dims(time=1).load()
+            one = scene.isel(sample=int(sample)).load()
+            one["reflectance"] = one["reflectance"].expand_dims(time=1)
+            found[f"{name}-{sample}"] = one
     return dict(list(found.items())[:count])
 
 

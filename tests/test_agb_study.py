@@ -245,6 +245,39 @@ def test_the_real_chip_trains_and_gives_a_map_on_its_grid(real_run, geowb_data):
         assert torch.isfinite(model(counts)).all()
 
 
+def write_granite(root):
+    """A tiny copy of the public archive: its names, channels, sentinels and published splits."""
+    for number, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
+        made = scene(32, 32, density=0.1, seed=number)
+        image = np.zeros((11, 32, 32), "float32")
+        image[1:7] = made.reflectance.values[0]
+        image[:, :4] = -9999 if number == 0 else image[:, :4]
+        label = np.nan_to_num(made.agb.values, nan=-1)[None]
+        folder = root / "agb_granite" / "all_ecos_datasplit"
+        for kind, values in (("image", image), ("label", label)):
+            (folder / f"{split}_{kind}s").mkdir(parents=True, exist_ok=True)
+            suffix = "img" if kind == "image" else "label"
+            file = folder / f"{split}_{kind}s" / f"T10SFF_{number}_tile_{suffix}.tif"
+            write_raster(file, values, crs=None)
+
+
+def test_the_archive_s_layout_runs_as_the_paper_profile_would(tmp_path, monkeypatch):
+    write_granite(tmp_path / "data")
+    monkeypatch.setenv("GEOWB_DATA", str(tmp_path / "data"))
+    small = ["epochs=1", "chip_size=32", "batch_size=4", "encoder=swin_demo", "accelerator=cpu"]
+    words = [word for value in small for word in ("-p", value)]
+    done = geowb("run", "agb_transfer", "--profile", "paper", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.strip())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 0 < metrics["rmse/unet/all"]["value"] < 1000
+    assert sorted(path.name for path in (run / "maps").iterdir()) == [
+        f"agb_granite-{sample}-{arm}.tif" for sample in (0, 1) for arm in ("swin_demo", "unet")
+    ]
+    notebook = (run / "notebook.ipynb").read_text()
+    assert "10 separate images" in notebook
+
+
 def test_the_readme_s_python_works():
     readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)

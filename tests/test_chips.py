@@ -216,6 +216,7 @@ def test_examples_are_scenes_or_test_samples():
     shown = examples(scenes, split_by_place(cut(scenes, 16)))
     assert list(shown) == ["set-0", "set-3", "scene"]
     assert shown["set-3"].reflectance.dims == ("time", "band", "y", "x")
+    assert shown["set-3"].agb.dims == ("y", "x")
 
 
 # --- composites ------------------------------------------------------------------------------

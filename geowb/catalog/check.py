@@ -54,6 +54,8 @@ def check_source(
         name: [values] if isinstance(values, str) else [str(value) for value in values]
         for name, values in (selection or {}).items()
     }
+    for name in source.entry.placeholders:
+        wanted.setdefault(name, source.choices(name)[:1])  # what `open` takes when it is left out
     problems = source.selection_problems(wanted)
     problems += _content_problems(source, variables, HLS6 if bands == "HLS6" else bands)
     return problems or file_problems(source, wanted)
