@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from geowb.errors import GeowbError
 from geowb.paths import cache_dir, default_catalog
 
 __all__ = ["CHECKS", "Finding", "examine"]
@@ -181,7 +182,10 @@ def _writable(folder: Path, what: str, step: str) -> Finding:
 
 def check_network() -> Finding:
     """Ask the host of most of the catalog's data for a sign of life; never wait long."""
-    url, answers = f"https://{_usual_host()}", []
+    host = _usual_host()
+    if not host:
+        return Finding("note", "The catalog names no host, so the network was not tried.")
+    url, answers = f"https://{host}", []
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
@@ -205,7 +209,7 @@ def check_network() -> Finding:
 def _usual_host() -> str:
     text = default_catalog().read_text("utf-8") if default_catalog().is_file() else ""
     hosts = Counter(re.findall(r"https://([\w.-]+\.\w+)", text)).most_common(1)
-    return hosts[0][0] if hosts else "pypi.org"
+    return hosts[0][0] if hosts else ""
 
 
 def check_browser() -> Finding:
@@ -223,13 +227,20 @@ def check_data() -> Finding:
     found = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("GEOWB_")]
     told = f"Settings: {', '.join(found)}." if found else "No GEOWB_ variable is set."
     named = os.environ.get("GEOWB_DATA")
-    if not named:
-        step = "Set GEOWB_DATA to a folder with data; `geowb catalog list` shows what can be had."
-        return Finding("note", f"{told} No real data: studies use the simulated world.", step)
-    if not Path(named).expanduser().is_dir():
+    if named and not Path(named).expanduser().is_dir():
         step = "Set it to a folder with data."
         return Finding("problem", f"GEOWB_DATA is {named}, which is no folder.", step)
-    return Finding("ok", told)
+    from geowb.catalog import open_catalog
+
+    try:
+        here = [row["name"] for row in open_catalog().table() if row["status"] == "here"]
+    except GeowbError as error:
+        return Finding("problem", f"{told} {error}")
+    if here:
+        step = "A run takes one with `-p data=NAME`."
+        return Finding("ok", f"{told} Real data here: {', '.join(here)}. {step}")
+    step = "`geowb catalog list` shows what can be had; GEOWB_DATA can name a folder with data."
+    return Finding("note", f"{told} No real data is here, only the simulated world.", step)
 
 
 def check_machine() -> Finding:

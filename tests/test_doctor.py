@@ -210,7 +210,8 @@ def test_the_host_is_the_one_that_most_data_come_from(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "default_catalog", lambda: catalog)
     assert doctor._usual_host() == "zenodo.org"
     catalog.write_text("")
-    assert doctor._usual_host() == "pypi.org"
+    assert doctor._usual_host() == ""
+    assert doctor.check_network().level == "note"
 
 
 def test_a_missing_browser_is_a_note(monkeypatch):
@@ -232,8 +233,13 @@ def test_real_data_and_settings_are_told(monkeypatch, tmp_path):
     assert "No GEOWB_ variable is set. No real data" in absent.sentence
     monkeypatch.setenv("GEOWB_DATA", str(tmp_path))
     monkeypatch.setenv("GEOWB_CACHE", "/c")
+    empty = doctor.check_data()
+    assert f"Settings: GEOWB_CACHE=/c, GEOWB_DATA={tmp_path}. No real data" in empty.sentence
+    (tmp_path / "hls_fmask").mkdir()
+    for tile in ("L30.T06WVS.2024120T211159", "S30.T13RCN.2024128T173909"):
+        (tmp_path / "hls_fmask" / f"HLS.{tile}.v2.0.Fmask.tif").touch()
     found = doctor.check_data()
-    assert found == Finding("ok", f"Settings: GEOWB_CACHE=/c, GEOWB_DATA={tmp_path}.")
+    assert (found.level, "hls_fmask_tiles" in found.sentence) == ("ok", True)
     monkeypatch.setenv("GEOWB_DATA", str(tmp_path / "gone"))
     assert doctor.check_data().level == "problem"
 

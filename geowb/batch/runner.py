@@ -168,6 +168,7 @@ def _run(
     record |= {"seed": values.get("seed"), "kernel": kernel, "started": _now()}
     try:
         record |= environment(study.path)
+        record["data"] = _provenance(study, values)  # before: files may change while it runs
         write_json(partial / "run.json", record)
         role, started = study.with_role("run_dir"), time.monotonic()
         injected = values | ({role: str(partial)} if role else {})
@@ -184,7 +185,6 @@ def _run(
         record |= {"finished": _now(), "seconds": round(time.monotonic() - started, 3)}
         record["status"] = "failed" if record["error"] else "done"
         record |= _tidy(partial / "notebook.ipynb", study)
-        record["data"] = _provenance(study, values)
         write_json(partial / "run.json", record)
         return load_run(_finish(partial, name))
     except OSError as error:
