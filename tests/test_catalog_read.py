@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from affine import Affine
 from rasterio.transform import from_origin
 
 from geowb.catalog import check_source, open_catalog
@@ -182,6 +183,7 @@ def test_places_first_match_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 HALF_OFF, NARROW = from_origin(440295, 3159720, 30, 30), from_origin(440280, 3159720, 29, 30)
+TURNED, SHEARED = ORIGIN * Affine.rotation(2), ORIGIN * Affine.shear(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,8 @@ HALF_OFF, NARROW = from_origin(440295, 3159720, 30, 30), from_origin(440280, 315
         ("agb", (4, 5), {"crs": 32615}, "its CRS is EPSG:32615, the image's EPSG:32614"),
         ("agb", (4, 5), {"transform": HALF_OFF}, "shifted by 0.5 columns and 0 rows"),
         ("agb", (4, 5), {"transform": NARROW}, "its pixels are 29 x -30, the image's 30 x -30"),
+        ("agb", (4, 5), {"transform": TURNED}, "is rotated or sheared against the image"),
+        ("agb", (4, 5), {"transform": SHEARED}, "is rotated or sheared against the image"),
         ("image", None, {}, "raster"),
         ("agb", (), {}, "'agb.tif' of entry 'chip' is not here"),
     ],

@@ -58,26 +58,41 @@ def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
 # --- one scene on one grid ----------------------------------------------------------------------
 
 
-def grid_problem(image: xr.DataArray, label: xr.DataArray) -> str | None:
-    """Say how far the grid of `label` is from that of `image`.
+def grid_problem(image: Any, label: Any) -> str | None:
+    """Say how far the grid of `label` is from that of `image` (arrays, or open files).
 
-    Half a thousandth of a pixel is rounding, more is another grid.
+    Half a thousandth of a pixel at any corner is rounding, more is another grid.
     """
-    a, b, of, own = image.rio.transform(), label.rio.transform(), image.rio, label.rio
-    if of.shape != own.shape:
-        sizes = f"{own.height} x {own.width} pixels (rows x columns)"
-        return f"it has {sizes}, the image {of.height} x {of.width}"
-    if of.crs and own.crs and of.crs != own.crs:
-        return f"its CRS is {own.crs.to_string()}, the image's {of.crs.to_string()}"
-    columns, rows = (b.c - a.c) / a.a + 0.0, (b.f - a.f) / a.e + 0.0  # + 0.0: no -0
+    (size, crs, a), (own, own_crs, b) = _grid(image), _grid(label)
+    if size != own:
+        sizes = f"{own[0]} x {own[1]} pixels (rows x columns)"
+        return f"it has {sizes}, the image {size[0]} x {size[1]}"
+    if crs and own_crs and crs != own_crs:
+        return f"its CRS is {own_crs.to_string()}, the image's {crs.to_string()}"
+    ends = [(x, y) for x in (0, size[1]) for y in (0, size[0])]
+    lies = [~a * (b * end) for end in ends]  # corners of the label, in pixels of the image
+    off = [(x - i + 0.0, y - j + 0.0) for (x, y), (i, j) in zip(lies, ends, strict=True)]  # no -0
+    if max(abs(distance) for corner in off for distance in corner) <= 5e-4:
+        return None
+    columns, rows = off[0]
     if max(abs(columns), abs(rows)) > 5e-4:
         return (
             f"it is shifted by {columns:.4g} columns and {rows:.4g} rows "
             f"(corner {b.c:.10g}, {b.f:.10g}; the image's {a.c:.10g}, {a.f:.10g})"
         )
-    if max(abs(b.a / a.a - 1) * of.width, abs(b.e / a.e - 1) * of.height) > 5e-4:
+    if (a.b, a.d) == (b.b, b.d):
         return f"its pixels are {b.a:.10g} x {b.e:.10g}, the image's {a.a:.10g} x {a.e:.10g}"
-    return None
+    return (
+        f"it is rotated or sheared against the image (its corner opposite the origin is off by "
+        f"{off[-1][0]:.4g} columns and {off[-1][1]:.4g} rows); warp it to the image's grid"
+    )
+
+
+def _grid(raster: Any) -> tuple[tuple[int, int], Any, Any]:
+    """Shape, CRS and transform of an array with ``.rio`` or of an open file."""
+    if hasattr(raster, "rio"):
+        return raster.rio.shape, raster.rio.crs, raster.rio.transform()
+    return raster.shape, raster.crs, raster.transform
 
 
 def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:

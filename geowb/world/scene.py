@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "place", "scene"]
 
-#: Version of the world. It changes whenever any scene changes: see tests/test_world_version.py.
+#: Version of the world. It changes whenever any scene changes: see tests/test_world_repeats.py.
 VERSION = "1.0"
 
 #: Pitch of the lattice on which scenes lie, in pixels.
