@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geowb.catalog import check_source, open_catalog
-from geowb.catalog.fetch import download, member_problem, unpack
+from geowb.catalog.fetch import archive, download, member_problem, unpack
+from geowb.catalog.schema import ArchiveFile
 from geowb.catalog.source import Catalog
 from geowb.errors import ChecksumError, DataError, DownloadError, RequestError
 
@@ -173,6 +174,19 @@ def test_refusals_and_a_missing_network(tmp_path: Path, server: Server) -> None:
         download(server.url + "/a.bin", tmp_path / "y", sha(BODY), tmp_path, twin="world")
     assert "cannot be reached" in str(caught.value)
     assert "'world' works without a network" in str(caught.value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["../out", "/tmp/out", ".", "link/out"])
+def test_nothing_is_written_beside_the_downloads(tmp_path: Path, server: Server, path: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link").symlink_to(tmp_path)
+    file = ArchiveFile.model_construct(
+        url=server.url + "/a.bin", path=path, digest=sha(BODY), unpack=False
+    )
+    with pytest.raises(DownloadError, match="which is not below"):
+        archive(file, tmp_path / "in", progress=False)
+    assert server.seen == []
     assert names(tmp_path) == []
 
 

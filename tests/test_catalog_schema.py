@@ -120,6 +120,24 @@ evil:
     assert "relative path that does not leave its folder" in problems(tmp_path, text)
 
 
+@pytest.mark.parametrize("value", ["../../../out.txt", "/tmp/out.txt", "C:out", "a/../../b"])
+def test_no_value_of_each_sends_a_download_out_of_the_cache(tmp_path: Path, value: str) -> None:
+    text = f"""\
+evil:
+  uri: data
+  driver:
+    name: archive
+    options:
+      files:
+        - url: "https://example.org/{{x}}"
+          path: "{{x}}"
+          digest: unknown
+          each: {{x: [a, "{value}"]}}
+"""
+    message = problems(tmp_path, text)
+    assert f"line 7, entry 'evil': driver.archive.options.files.0: {value!r} must be a" in message
+
+
 def test_twins_and_collections_must_exist(tmp_path: Path) -> None:
     text = (
         GOOD

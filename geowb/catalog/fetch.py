@@ -36,7 +36,7 @@ def archive(
     file: ArchiveFile, target: Path, *, twin: str | None = None, progress: bool = True
 ) -> None:
     """Download one file below `target`; marked ``unpack``, it becomes a folder."""
-    place = target / file.path
+    place = _below(target, file.path)
     packed = place.with_name(place.name + ".archive") if file.unpack else place
     if not packed.exists():  # whole and verified, if it is there
         download(file.url, packed, file.digest, target, twin=twin, progress=progress)
@@ -60,7 +60,7 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
         raise RequestError(
             "Data of the Hugging Face hub needs huggingface_hub: pip install 'geowb[models]'."
         ) from error
-    place = target / options.path
+    place = _below(target, options.path)
     partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
     if place.exists():
         return
@@ -94,6 +94,17 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
             (partial / packed).unlink()
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     partial.replace(place)
+
+
+def _below(target: Path, path: str) -> Path:
+    """Place of a download; links and odd names cannot lead out of the folder either."""
+    place = target / path
+    if target.resolve() not in place.resolve().parents:
+        raise DownloadError(
+            f"The catalog wants to put a download at '{path}', which is not below '{target}'. "
+            "Nothing was fetched; give it a relative path."
+        )
+    return place
 
 
 # --- one file -----------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ def _inside(value: str) -> str:
 
 Crs = Annotated[int | str, AfterValidator(_crs)]
 Inside = Annotated[str, AfterValidator(_inside)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+_URL = r"^https?://[^\s/]+(/\S*)?$"
+Url = Annotated[str, Field(pattern=_URL)]
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|unknown)$")]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -134,10 +135,10 @@ class WorldOptions(_Strict):
     """Arguments of ``geowb.world.scene``."""
 
     region: str = "{region}"
-    size: int = Field(512, ge=32)
-    dates: int = Field(3, ge=1)
+    size: int = Field(512, ge=32, le=3660)
+    dates: int = Field(3, ge=1, le=366)
     clouds: bool = True
-    gedi_fraction: float = Field(0.005, ge=0, le=1)
+    gedi_fraction: float = Field(0.005, ge=0, le=0.02)
 
 
 class _ImageOptions(_Strict):
@@ -207,6 +208,23 @@ class ArchiveFile(_Strict):
     #: Fields of url and path -> their values: one file for each combination.
     each: dict[Name, tuple[Text, ...]] = {}
 
+    def spelt_out(self) -> list[ArchiveFile]:
+        """One file for each combination of ``each``."""
+        return [
+            self.model_copy(
+                update={"url": expand(self.url, f), "path": expand(self.path, f), "each": {}}
+            )
+            for f in combinations(self.each)
+        ]
+
+    @model_validator(mode="after")
+    def _each_stays_inside(self) -> ArchiveFile:
+        for file in self.spelt_out():
+            _inside(file.path)
+            if not re.match(_URL, file.url):
+                raise ValueError(f"{file.url!r}, as each spells it out, is no address")
+        return self
+
 
 class ArchiveOptions(_Strict):
     """Files at fixed addresses; ``then`` says how to read what ``uri`` names."""
@@ -216,11 +234,7 @@ class ArchiveOptions(_Strict):
 
     def all_files(self) -> list[ArchiveFile]:
         """`files` with every ``each`` spelt out."""
-        return [
-            file.model_copy(update=expand({"url": file.url, "path": file.path}, fields))
-            for file in self.files
-            for fields in combinations(file.each)
-        ]
+        return [one for file in self.files for one in file.spelt_out()]
 
 
 class HubOptions(_Strict):
