@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import xarray as xr
 from affine import Affine
+from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from geowb.catalog import check_source, open_catalog
@@ -330,6 +331,102 @@ def test_chips_faults(tmp_path: Path) -> None:
     assert "c_img.tif' is not a raster that can be read" in check(tmp_path)[0]
     source(tmp_path, CHIPS.replace("_img.tif", "_image.tif"))
     assert "fits '{split}/{sample}_image.tif'" in check(tmp_path)[0]
+
+
+def test_resampled_images_hold_no_nodata(tmp_path: Path) -> None:
+    image = np.full((2, 64, 64), 1000, "int16")
+    image[0, :, 33:] = -9999
+    for own in (None, 0):  # of the file, beside the entry's
+        tif(tmp_path / "set/a.tif", image, nodata=own)
+        scene = source(
+            tmp_path,
+            "  uri: set\n  driver: {name: chips, options: {images: '{sample}.tif', size: 32, "
+            "bands: [RED, BLUE]}}\n  metadata: {nodata: -9999}\n",
+        ).open()
+        red, blue = scene.reflectance.values[0]
+        np.testing.assert_array_equal(red[:, :16], 1000)
+        assert np.isnan(red[:, 17:]).all()
+        assert set(red[np.isfinite(red)]) == {1000}
+        np.testing.assert_array_equal(blue, 1000)
+
+
+@pytest.mark.parametrize("height", [9, 40])
+def test_resampling_is_that_of_gdal_where_all_is_valid(tmp_path: Path, height: int) -> None:
+    image = np.random.default_rng(0).normal(1000, 300, (1, height, 24)).astype("float32")
+    tif(tmp_path / "set/a.tif", image)
+    scene = source(
+        tmp_path,
+        "  uri: set\n  driver: {name: chips, options: {images: '{sample}.tif', size: 16}}\n",
+    ).open()
+    with rasterio.open(tmp_path / "set/a.tif") as file:
+        want = file.read(out_shape=(1, 16, 16), resampling=Resampling.bilinear)
+    np.testing.assert_allclose(scene.reflectance.values[0], want, rtol=1e-5)
+
+
+def test_every_label_must_lie_on_its_own_image(tmp_path: Path) -> None:
+    chip = chips(tmp_path)
+    shifted = tmp_path / "set/training/b_lab.tif"  # the last one
+    tif(shifted, np.zeros((4, 5), "uint8"), transform=HALF_OFF)
+    scene = chip.open()
+    assert (scene.flood.sel(sample="a") >= -1).all()
+    with pytest.raises(DataError, match=r"b_lab\.tif' is off .* shifted by 0\.5 columns"):
+        scene.flood.load()
+    tif(shifted, np.zeros((4, 5), "uint8"), crs=32615)
+    with pytest.raises(DataError, match=r"b_lab\.tif' is off .* CRS is EPSG:32615"):
+        chip.open().flood.load()
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(40000, "uint16"), (2, "uint8"), (-2, "int16"), (0.5, "float32")]
+)
+def test_a_number_that_is_no_class_is_refused(tmp_path: Path, value: float, dtype: str) -> None:
+    label = np.array([[0, 1, -1 if dtype == "int16" else 255, value, 0]] * 4, dtype)
+    words = rf"lab\.tif' holds {value}, but 'flood' has 2 classes, 0-1\."
+    chip = chips(tmp_path)
+    tif(tmp_path / "set/training/b_lab.tif", label)
+    with pytest.raises(DataError, match=words):
+        chip.open().flood.load()
+    tif(
+        tmp_path / "set/training/b_lab.tif", label[:, [0, 1, 2, 2, 2]]
+    )  # nodata and -1 are no class
+    assert chip.open().flood.sel(sample="b").values[0].tolist() == [0, 1, -1, -1, -1]
+    body = "labels: {flood: {uri: lab.tif, nodata: 255, kind: classes, classes: [a, b]}}"
+    tif(tmp_path / "image.tif", np.zeros((4, 5), "int16"))
+    tif(tmp_path / "lab.tif", label)
+    scene = source(
+        tmp_path, f"  uri: image.tif\n  driver: {{name: raster, options: {{{body}}}}}\n"
+    ).open()
+    with pytest.raises(DataError, match=words):
+        scene.flood.load()
+
+
+def test_classes_are_judged_after_the_adapter(tmp_path: Path) -> None:
+    chip = raster(tmp_path)
+    tif(tmp_path / "crop.tif", np.full((4, 5), 3, "uint8"))
+    with pytest.raises(DataError, match=r"holds 3, but 'field' has 2 classes, 0-1 after its"):
+        chip.open().field.load()
+
+
+@pytest.mark.parametrize("driver", ["raster", "chips"])
+@pytest.mark.parametrize("layer", ["image", "label"])
+def test_an_offset_in_a_file_is_not_lost(tmp_path: Path, driver: str, layer: str) -> None:
+    for name in ("image", "label"):
+        tif(tmp_path / f"set/{name}.tif", np.full((2, 2), 1500, "uint16"))
+    options = "labels: {agb: {uri: set/label.tif}}"
+    if driver == "chips":
+        options = "images: '{sample}mage.tif', labels: {agb: {uri: label.tif}}"
+    body = (
+        f"  uri: {'set' if driver == 'chips' else 'set/image.tif'}\n"
+        f"  driver: {{name: {driver}, options: {{{options}}}}}\n"
+    )
+    assert source(tmp_path, body).open().reflectance.values.max() == 1500
+    with rasterio.open(tmp_path / f"set/{layer}.tif", "r+") as file:
+        file.scales, file.offsets = (1e-4,), (-0.1,)
+    name = "agb" if layer == "label" else "reflectance"
+    with pytest.raises(DataError, match=rf"offset of -0\.1 .*unit_add: {{{name}: -1000}}"):
+        source(tmp_path, body).open().load()
+    told = source(tmp_path, body + f"  data_adapter: {{unit_add: {{{name}: -1000}}}}\n").open()
+    assert told[name].values.max() == 500
 
 
 def test_classes_are_folders_and_splits_are_lists(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_source", "file_problems"]
 
-_WORLD = ("reflectance", "agb", "agb_dense", "fmask", "landcover")
+#: Variables of a simulated scene.
+_WORLD = ("reflectance", "fmask", "landcover", "agb", "agb_se", "agb_dense", "elevation")
 
 
 def check_source(
@@ -98,19 +99,40 @@ def _content_problems(
 def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """Problems in the files of an entry: opening it reads their headers and nothing else."""
     driver, _ = source.reader({})
-    if driver is None or driver.name == "world" or is_url(source.entry.uri):
+    if driver is not None and driver.name == "world":
+        return _world_problems(source, wanted)
+    if driver is None or is_url(source.entry.uri):
         return []
     if driver.name == "stac":
         from geowb.catalog import stac
 
         problem = stac.token_problem(driver.options)
         return [problem] if problem else []
-    given = {name: values[0] for name, values in wanted.items() if values}
     problems: dict[str, None] = {}
+    for fields in _selected(source, wanted):
+        try:
+            source.open(**fields)
+        except (DataError, RequestError) as error:
+            problems[str(error)] = None
+    return list(problems)
+
+
+def _selected(source: Source, wanted: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    """Each combination of the wanted values."""
+    given = {name: values[0] for name, values in wanted.items() if values}
     for fields in source.selections():
         if all(value in (wanted.get(name) or [value]) for name, value in fields.items()):
-            try:
-                source.open(**(given | fields))
-            except (DataError, RequestError) as error:
-                problems[str(error)] = None
-    return list(problems)
+            yield given | fields
+
+
+def _world_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """Regions that the world does not have; its other arguments have their bounds in the schema."""
+    from geowb.world import REGIONS
+
+    regions = [source.reader(fields)[0].options.region for fields in _selected(source, wanted)]
+    return [
+        f"Entry '{source.name}': the world has no region '{region}'. "
+        + did_you_mean(region, REGIONS)
+        for region in dict.fromkeys(regions)
+        if region not in REGIONS
+    ]

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from geowb.bands import HLS6, SENSOR_BANDS
@@ -124,12 +124,62 @@ def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
     return result
 
 
+class _Numbers(NamedTuple):
+    """What the adapter of an entry makes of the numbers of one variable."""
+
+    name: str
+    mult: float
+    add: float | None
+
+
+def _numbers(source: Source, variable: str) -> _Numbers:
+    adapter = source.entry.data_adapter
+    name = adapter.rename.get(variable, variable)
+    return _Numbers(name, adapter.unit_mult.get(name, 1.0), adapter.unit_add.get(name))
+
+
+def _check_offset(path: str, offset: float, scale: float, numbers: _Numbers) -> None:
+    """Refuse an offset in the file unless the entry says what to add: it would be lost."""
+    if offset and numbers.add is None:
+        meant = numbers.mult * offset / (scale or 1.0)
+        raise DataError(
+            f"'{path}' states an offset of {offset:g} (scale {scale:g}), which is not applied by "
+            f"itself. Write data_adapter: {{unit_add: {{{numbers.name}: {meant:.10g}}}}} in its "
+            "entry, or 0 if the values have it already."
+        )
+
+
+def _check_classes(
+    values: np.ndarray, *, path: str, classes: Sequence[str] | None, numbers: _Numbers
+) -> np.ndarray:
+    """Return `values` if each is a class, after the adapter, or NaN or -1 (unlabelled)."""
+    import numpy as np
+
+    top = len(classes) if classes else 2**15
+    meant = values * numbers.mult + (numbers.add or 0.0)
+    good = (values == np.rint(values)) & (np.abs(values) < 2**15) & (meant >= 0) & (meant < top)
+    bad = values[~(good | np.isnan(values) | (values == -1))]
+    if bad.size:
+        which = f"{top} classes, 0-{top - 1}" if classes else f"class numbers, 0-{top - 1}"
+        turned = "" if numbers.mult == 1 and not numbers.add else " after its data_adapter"
+        raise DataError(
+            f"The label '{path}' holds {bad[0]:g}, but '{numbers.name}' has {which}{turned}. "
+            "Name that value as nodata of the label, correct the list classes, or shift the "
+            "numbers with data_adapter.unit_add."
+        )
+    return values
+
+
 def _label(values: xr.DataArray, label: Label) -> xr.DataArray:
     """Label from float32 with NaN: a quantity as it is, a class map as int16 with -1."""
-    if label.kind == "quantity" and not label.classes:
+    if not _is_classes(label):
         return values
     flags = _flags(label.classes) if label.classes else {}
     return values.fillna(-1).astype("int16").assign_attrs(flags)
+
+
+def _is_classes(label: Label) -> bool:
+    return label.kind == "classes" or bool(label.classes)
 
 
 def _flags(classes: Sequence[str]) -> dict[str, Any]:
@@ -194,13 +244,16 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     files = _paths(source, uri)
     images = [_read(path) for path in files]
     first = images[0]
-    frames = []
+    frames, numbers = [], _numbers(source, options.variable)
     for path, image in zip(files, images, strict=True):
         if problem := grid_problem(first, image):
             raise DataError(f"'{path}' is not on the grid of '{files[0]}': {problem}.")
         if options.variable == "fmask":
             frames.append(image.isel(band=0, drop=True).astype("uint8").expand_dims("time"))
             continue
+        told = image.attrs
+        offset = max(told.get("offsets", (told.get("add_offset", 0.0),)), key=abs)
+        _check_offset(path, offset, told.get("scale_factor", 1.0), numbers)
         names = band_names(path, image, options)
         kept = _kept(names)
         values = _masked(image, meta.nodata, image.rio.nodata)
@@ -224,7 +277,15 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
         if problem := grid_problem(first, values):
             raise DataError(f"The label '{place}' is off the image's grid: {problem}.")
         one = values.isel(band=label.band - 1, drop=True)
-        chosen = _label(_masked(one, label.nodata, values.rio.nodata), label)
+        numbers, told = _numbers(source, name), one.attrs
+        offset = told.get("offsets", [told.get("add_offset", 0.0)] * label.band)[label.band - 1]
+        _check_offset(place, offset, told.get("scale_factor", 1.0), numbers)
+        chosen = _masked(one, label.nodata, values.rio.nodata)
+        if _is_classes(label):
+            how = {"path": place, "classes": label.classes, "numbers": numbers}
+            checked = chosen.data.map_blocks(_check_classes, **how, meta=chosen.data._meta)
+            chosen = chosen.copy(data=checked)
+        chosen = _label(chosen, label)
         scene[name] = (("y", "x"), chosen.data, chosen.attrs)
     if crs := _crs(source, first, files[0]):
         scene = scene.rio.write_crs(crs).rio.write_transform(first.rio.transform())
@@ -293,44 +354,80 @@ def split_of(names: Sequence[str], lines: Mapping[str, Sequence[str]]) -> list[s
 
 def _load_block(
     paths: np.ndarray,
+    images: np.ndarray,
     *,
     indexes: list[int],
     nodata: float | None,
     shape: tuple[int, int],
     resize: bool,
-    method: str,
+    numbers: _Numbers,
+    label: Label | None = None,
 ) -> np.ndarray:
     """Channels `indexes` of one file, (1, channels, rows, columns), float32 with NaN."""
     import numpy as np
     import rasterio
-    from rasterio.enums import Resampling
 
-    with _open(rasterio.open, paths[0]) as file:
+    path = paths[0]
+    with _open(rasterio.open, path) as file:
+        if label:
+            with _open(rasterio.open, images[0]) as image:
+                if problem := grid_problem(image, file):
+                    raise DataError(f"The label '{path}' is off its image's grid: {problem}.")
         if not resize and file.shape != shape:
             raise DataError(
-                f"'{paths[0]}' has {file.height} x {file.width} pixels, the first image "
+                f"'{path}' has {file.height} x {file.width} pixels, the first image "
                 f"{shape[0]} x {shape[1]}; give the option size to bring all to one size."
             )
         if max(indexes) > file.count:
-            raise DataError(f"'{paths[0]}' has {file.count} channels, not {max(indexes)}.")
-        how = Resampling[method]
-        raw = file.read(indexes, out_shape=(len(indexes), *shape), resampling=how)
+            raise DataError(f"'{path}' has {file.count} channels, not {max(indexes)}.")
+        for i in indexes:
+            _check_offset(path, file.offsets[i - 1], file.scales[i - 1], numbers)
+        # Classes keep their numbers: the nearest pixel. Images are resampled below, without nodata.
+        raw = file.read(indexes, out_shape=(len(indexes), *shape) if label else None)
         values = raw.astype("float32")
         for value in (nodata, file.nodata):
             if value is not None:
                 values[raw == value] = np.nan
+    if label is None:
+        return _resampled(values, shape)[None]
+    if _is_classes(label):
+        _check_classes(values, path=path, classes=label.classes, numbers=numbers)
     return values[None]
 
 
-def _lazy(paths: Sequence[Path], shape: tuple[int, int], indexes: list[int], **how: Any) -> Any:
-    """(sample, channel, y, x) of many files, one dask chunk each."""
+def _resampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bilinear (channels, rows, columns) of another size, from the pixels that are not NaN."""
+    import numpy as np
+    from rasterio.transform import from_bounds
+    from rasterio.warp import Resampling, reproject
+
+    if values.shape[1:] == shape:
+        return values
+    old, new = (from_bounds(0, 0, 1, 1, w, h) for h, w in (values.shape[1:], shape))
+    result = np.full((len(values), *shape), np.nan, "float32")
+    for band, out in zip(values, result, strict=True):  # together, NaN of one would count in all
+        reproject(
+            band, out, src_transform=old, dst_transform=new, src_crs=3857, dst_crs=3857,
+            src_nodata=np.nan, dst_nodata=np.nan, resampling=Resampling.bilinear,
+        )  # fmt: skip
+    return result
+
+
+def _lazy(
+    paths: Sequence[Path],
+    images: Sequence[Path],
+    shape: tuple[int, int],
+    indexes: list[int],
+    **how: Any,
+) -> Any:
+    """(sample, channel, y, x) of many files, one dask chunk each; `images` lie beside labels."""
     import dask.array as da
     import numpy as np
 
-    return da.from_array(
-        np.array([str(path) for path in paths], dtype=object), chunks=1
-    ).map_blocks(
+    names = [np.array([str(path) for path in one], dtype=object) for one in (paths, images)]
+    return da.map_blocks(
         _load_block,
+        *(da.from_array(one, chunks=1) for one in names),
         indexes=indexes,
         shape=shape,
         **how,
@@ -359,7 +456,8 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     resize = options.size is not None
     indexes = [1 + f * len(names) + i for f in range(options.frames) for i in kept]
     nodata = source.entry.metadata.nodata
-    data = _lazy(files, shape, indexes, nodata=nodata, resize=resize, method="bilinear")
+    numbers = _numbers(source, "reflectance")
+    data = _lazy(files, files, shape, indexes, nodata=nodata, resize=resize, numbers=numbers)
     dims: tuple[str, ...] = ("sample", "band", "y", "x")
     if options.frames > 1:
         data = data.reshape(n, options.frames, len(kept), *shape)
@@ -376,8 +474,8 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
             )
         if problem := grid_problem(first, _read(str(places[0]))):
             raise DataError(f"The label '{places[0]}' is off its image's grid: {problem}.")
-        bands, nodata = [label.band], label.nodata
-        values = _lazy(places, shape, bands, nodata=nodata, resize=resize, method="nearest")
+        how = {"nodata": label.nodata, "numbers": _numbers(source, name), "label": label}
+        values = _lazy(places, files, shape, [label.band], resize=resize, **how)
         scene[name] = _label(xr.DataArray(values[:, 0], dims=("sample", "y", "x")), label)
     if "class" in fields[0]:
         classes, numbers = np.unique([one["class"] for one in fields], return_inverse=True)

@@ -1,0 +1,57 @@
+"""Checks of the world's entries, which have no files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geowb.catalog import check, check_source, open_catalog
+from geowb.errors import CatalogError, RequestError
+from geowb.world import scene
+
+
+def world(folder: Path, options: str, regions: str = "") -> str:
+    path = folder / "catalog.yaml"
+    places = f"  placeholders: {{region: [{regions}]}}\n" if regions else ""
+    path.write_text(f"w:\n{places}  driver: {{name: world, options: {{{options}}}}}\n")
+    return str(path)
+
+
+def test_the_variables_of_the_world_are_those_of_its_scenes() -> None:
+    made = scene("cerrado", size=32, dates=1)
+    assert set(check._WORLD) == set(made.data_vars)
+    assert check_source("world", variables=list(made.data_vars)) == []
+
+
+def test_a_region_that_the_world_lacks_is_seen_before_a_run(tmp_path: Path) -> None:
+    path = world(tmp_path, "region: cerado")
+    assert (
+        "Entry 'w': the world has no region 'cerado'. Did you mean 'cerrado'"
+        in (check_source("w", catalog=path)[0])
+    )
+    path = world(tmp_path, 'region: "{region}"', "cerrado, atlantis")
+    assert check_source("w", catalog=path, selection={"region": ["cerrado"]}) == []
+    found = check_source("w", catalog=path, selection={"region": []})
+    assert len(found) == 1
+    assert "no region 'atlantis'" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("gedi_fraction", 0.02, 0.021),
+        ("gedi_fraction", 0, -0.1),
+        ("size", 32, 31),
+        ("size", 3660, 3661),
+        ("dates", 366, 367),
+    ],
+)
+def test_bounds_of_the_world_are_those_of_the_schema(
+    tmp_path: Path, name: str, good: float, bad: float
+) -> None:
+    open_catalog(world(tmp_path, f"region: cerrado, {name}: {good}"))
+    with pytest.raises(RequestError):
+        scene("cerrado", **{name: bad})
+    with pytest.raises(CatalogError, match=rf"line 2, .*{name}"):
+        open_catalog(world(tmp_path, f"region: cerrado, {name}: {bad}"))
