@@ -11,13 +11,17 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from geowb.catalog.schema import ArchiveFile, HubOptions
 from geowb.errors import ChecksumError, DownloadError, RequestError
 
-__all__ = ["archive", "download", "hub", "member_problem", "no_network", "unpack"]
+__all__ = [
+    "agrees", "archive", "download", "hub", "member_problem", "no_network", "record", "unpack",
+]  # fmt: skip
 
 _ATTEMPTS = 4
 #: What a damaged or encrypted archive raises.
@@ -38,7 +42,7 @@ def archive(
     """Download one file below `target`; marked ``unpack``, it becomes a folder."""
     place = _below(target, file.path)
     packed = place.with_name(place.name + ".archive") if file.unpack else place
-    if not packed.exists():  # whole and verified, if it is there
+    if not (packed.exists() and agrees(file, record(target))):
         download(file.url, packed, file.digest, target, twin=twin, progress=progress)
     if file.unpack:
         try:
@@ -62,7 +66,7 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
         ) from error
     place = _below(target, options.path)
     partial = place.with_name(place.name + ".partial")  # kept: a second try goes on from here
-    if place.exists():
+    if place.exists() and agrees(options, record(target)):
         return
     host = urlsplit(constants.ENDPOINT).netloc
     try:
@@ -93,7 +97,71 @@ def hub(options: HubOptions, target: Path, *, twin: str | None = None) -> None:
             unpack(partial / packed, partial / folder)
             (partial / packed).unlink()
     shutil.rmtree(partial / ".cache", ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)  # of another revision
     partial.replace(place)
+    _note(target, *_wanted(options))
+
+
+def _wanted(file: ArchiveFile | HubOptions) -> tuple[str, str, str]:
+    """Where the record has a download, its address, and its digest."""
+    if isinstance(file, HubOptions):
+        return file.path, f"{file.repo_id}@{file.revision}", "unknown"
+    return file.path + (".archive" if file.unpack else ""), file.url, file.digest
+
+
+def record(target: Path) -> dict[str, dict[str, str]]:
+    """Read what was downloaded below `target`: path -> url and digest."""
+    path = target / "lock.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def agrees(file: ArchiveFile | HubOptions, known: dict[str, dict[str, str]]) -> bool:
+    """Whether the download of `file` on record is the one that the catalog means now."""
+    path, url, digest = _wanted(file)
+    had = known.get(path, {})
+    return had.get("url") == url and digest in ("unknown", had.get("digest"))
+
+
+def _note(target: Path, path: str, url: str, digest: str) -> None:
+    """Put a download on record; several processes may do so at once."""
+    lock = target / "lock.json"
+    with _held(lock, wait=True):
+        known = record(target) | {path: {"url": url, "digest": digest}}
+        fresh = lock.with_name(f"lock.json.{os.getpid()}.partial")
+        fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.replace(lock)
+
+
+@contextmanager
+def _held(place: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from writing `place`; the system lets go if this one is killed."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    lock = place.with_name(place.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = lock.open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+                break
+        except BlockingIOError as error:
+            handle.close()
+            raise DownloadError(
+                f"Another process is downloading '{place}'. Run the same command again "
+                "when it has finished."
+            ) from error
+        except FileNotFoundError:
+            pass  # its last holder removed it between our opening and locking: again
+        handle.close()
+    try:
+        yield
+    finally:
+        lock.unlink()
+        handle.close()
 
 
 def _below(target: Path, path: str) -> Path:
@@ -127,17 +195,27 @@ def download(
     Parameters
     ----------
     digest
-        ``sha256:...`` or ``md5:...`` of the publisher. With ``unknown`` the
-        digest of the first download is kept in ``cache/lock.json`` and later
-        downloads are compared with it.
+        ``sha256:...`` or ``md5:...`` of the publisher. With ``unknown`` a later
+        download is compared with the first, as ``cache/lock.json`` has it.
 
     Raises
     ------
     DownloadError
-        No network, a refusal of the server, a transfer that stays incomplete.
+        No network, a refusal of the server, a transfer that stays incomplete,
+        another process that is downloading the same file.
     ChecksumError
         The file is not the published one; nothing is kept.
     """
+    with _held(place):
+        found = _verified(url, place, digest, cache, twin=twin, progress=progress)
+        place.with_name(place.name + ".partial").replace(place)
+        _note(cache, place.relative_to(cache).as_posix(), url, found)
+
+
+def _verified(
+    url: str, place: Path, digest: str, cache: Path, *, twin: str | None, progress: bool
+) -> str:
+    """Bring ``place.partial`` here, and say its digest, which is the right one."""
     import pooch
     import requests
 
@@ -162,7 +240,9 @@ def download(
             ) from error
         except OSError as error:
             raise DownloadError(f"'{partial}' cannot be written: {error.strerror}.") from error
-    expected = _lock(cache).get(url) if digest == "unknown" else digest
+    had = record(cache).get(place.relative_to(cache).as_posix(), {})
+    recorded = had.get("digest") if had.get("url") == url else None
+    expected = recorded if digest == "unknown" else digest
     algorithm = (expected or "sha256").partition(":")[0]
     found = f"{algorithm}:{pooch.file_hash(str(partial), alg=algorithm)}"
     if expected not in (None, found):
@@ -172,31 +252,18 @@ def download(
         raise ChecksumError(
             f"{url} has the digest {found}, but {whose} {expected}. The file was not kept."
         )
-    if not expected:
-        _lock(cache, add={url: found})
     _state(partial).unlink(missing_ok=True)
-    partial.replace(place)
+    return found
 
 
 def _state(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _lock(cache: Path, add: dict[str, str] | None = None) -> dict[str, str]:
-    """Digests that were recorded at first download, by URL."""
-    path = cache / "lock.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if add:
-        known |= add
-        fresh = path.with_name("lock.json.partial")
-        fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        fresh.replace(path)
-    return known
-
-
 def _transfer(url: str, partial: Path, *, progress: bool) -> None:
     """Bring `partial` to its full length, from where it stands if the server agrees."""
     import requests
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     state = _state(partial)
@@ -223,7 +290,9 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
         columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with (
             partial.open("ab" if start else "wb") as sink,
-            Progress(*columns, disable=not progress, transient=True) as bar,
+            Progress(
+                *columns, console=Console(stderr=True), disable=not progress, transient=True
+            ) as bar,
         ):
             name = partial.name.removesuffix(".partial").removesuffix(".archive")
             task = bar.add_task(name, total=total, completed=start)
@@ -275,6 +344,7 @@ def unpack(packed: Path, folder: Path) -> None:
         inner = fresh
         while len(inside := list(inner.iterdir())) == 1 and inside[0].is_dir():
             inner = inside[0]
+        shutil.rmtree(folder, ignore_errors=True)  # of another digest
         inner.replace(folder)
     except (*_BROKEN, OSError) as error:
         raise DownloadError(

@@ -53,8 +53,11 @@ class Catalog(dict[str, "Source"]):
 
     @property
     def downloads(self) -> Path:
-        """Folder in the cache that holds what this catalog downloads."""
-        return paths.cache_dir() / "data" / self.meta.name
+        """Folder in the cache that holds what this catalog downloads, and no other one."""
+        here, name = self.path.resolve(), self.meta.name
+        if here != paths.default_catalog().resolve():  # a name is not enough: any file may take it
+            name += "-" + hashlib.sha256(str(here).encode()).hexdigest()[:8]
+        return paths.cache_dir() / "data" / name
 
     def places(self) -> list[Path]:
         """Folders that relative paths are looked up in, first match wins.
@@ -191,6 +194,8 @@ class Source:
 
     def files(self, fields: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Paths or URLs that this selection reads, and what of it is not on this machine."""
+        from geowb.catalog import fetch
+
         driver, uri = self.reader(fields)
         wanted = [uri] if uri else list(self._downloads())
         if driver is not None and driver.name == "raster":
@@ -199,8 +204,20 @@ class Source:
         found = [str(path) for paths in matches.values() for path in paths]
         if any(Path(path).is_relative_to(self.catalog.downloads) for path in found):
             # A download of many files may have been interrupted half-way.
-            matches |= {name: self.catalog.find(name) for name in self._downloads()}
+            known = fetch.record(self.catalog.downloads)
+            for name, file in self._downloads().items():
+                matches[name] = self._right(name, file, known)
         return found, [name for name, paths in matches.items() if not paths]
+
+    def _right(
+        self, path: str, file: ArchiveFile | HubOptions, known: dict[str, dict[str, str]]
+    ) -> list[Path]:
+        """Find a download: one in the cache counts if the record agrees with the catalog."""
+        from geowb.catalog import fetch
+
+        found = self.catalog.find(path)
+        own = any(place.is_relative_to(self.catalog.downloads) for place in found)
+        return found if not own or fetch.agrees(file, known) else []
 
     def _downloads(self) -> dict[str, ArchiveFile | HubOptions]:
         """Map places to what a download brings there: all of it, or what is in its top folder."""
@@ -255,10 +272,11 @@ class Source:
         status, target, twin = self.status(), self.catalog.downloads, self.entry.twin
         if self.streamed or status in ("embedded", "missing"):
             raise RequestError(f"Nothing to download for '{self.name}'. {self.how_to_get()}")
+        known = fetch.record(target)
         for path, options in self._downloads().items() if status == "remote" else ():
             if self.entry.driver.name == "hub":
                 fetch.hub(options, target, twin=twin)
-            elif not self.catalog.find(path):
+            elif not self._right(path, options, known):
                 fetch.archive(options, target, twin=twin, progress=progress)
         found, absent = self.files(self.selections()[0])
         if absent:
