@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,9 +23,9 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geowb.catalog import check_source, open_catalog
-from geowb.catalog.fetch import archive, download, member_problem, unpack
-from geowb.catalog.schema import ArchiveFile
+from geowb.catalog import check_source, open_catalog, stac
+from geowb.catalog.fetch import _held, archive, download, member_problem, record, unpack
+from geowb.catalog.schema import ArchiveFile, Metadata, StacOptions
 from geowb.catalog.source import Catalog
 from geowb.errors import ChecksumError, DataError, DownloadError, RequestError
 
@@ -36,6 +40,7 @@ class Server:
         self.cut: list[int] = []
         self.ranges = True
         self.seen: list[str] = []
+        self.tokens: dict[str, set[str | None]] = {}
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +50,7 @@ class Server:
             def do_GET(self, body: bool = True) -> None:
                 data = owner.files.get(self.path)
                 asked = self.headers.get("Range", "")
+                owner.tokens.setdefault(self.path, set()).add(self.headers.get("Authorization"))
                 owner.seen.append(f"{self.path} {asked}".strip())
                 if data is None:
                     self.send_error(404)
@@ -104,7 +110,7 @@ def fetch(server: Server, folder: Path, digest: str, path: str = "/a.bin") -> No
 def test_a_download_is_whole_and_verified(tmp_path: Path, server: Server, digest: str) -> None:
     fetch(server, tmp_path, digest)
     assert (tmp_path / "x/a.bin").read_bytes() == BODY
-    assert names(tmp_path) == ["x/a.bin"]  # no partial file, no note of it
+    assert names(tmp_path) == ["lock.json", "x/a.bin"]  # no partial file, no note of it
 
 
 def test_a_wrong_digest_leaves_nothing(tmp_path: Path, server: Server) -> None:
@@ -118,7 +124,8 @@ def test_a_wrong_digest_leaves_nothing(tmp_path: Path, server: Server) -> None:
 
 def test_an_unknown_digest_is_kept_and_compared(tmp_path: Path, server: Server) -> None:
     fetch(server, tmp_path, "unknown")
-    assert json.loads((tmp_path / "lock.json").read_text()) == {server.url + "/a.bin": sha(BODY)}
+    line = {"url": server.url + "/a.bin", "digest": sha(BODY)}
+    assert json.loads((tmp_path / "lock.json").read_text()) == {"x/a.bin": line}
     (tmp_path / "x/a.bin").unlink()
     fetch(server, tmp_path, "unknown")
     (tmp_path / "x/a.bin").unlink()
@@ -328,9 +335,9 @@ def test_an_archive_is_fetched_once_and_then_read(tmp_path: Path, server: Server
     assert source.status() == "remote"  # one of two files is not the data set
     server.files["/train.txt"] = b"r1.png\n"
     server.seen.clear()
-    assert source.get(progress=False) == tmp_path / "cache/data/mine/set"
+    assert source.get(progress=False) == source.catalog.downloads / "set"
     assert server.seen == ["/train.txt"]  # the archive was not fetched again
-    assert source.get(progress=False) == tmp_path / "cache/data/mine/set"
+    assert source.get(progress=False) == source.catalog.downloads / "set"
     assert len(server.seen) == 1
     scene = source.open()
     assert scene.sample.values.tolist() == ["f1", "r1"]
@@ -366,12 +373,89 @@ one:
     here["one"].get(progress=False)
     assert server.seen == ["/img%201.png"]
     assert here["one"].open().reflectance.values.max() == 5
-    assert here["all"].get(progress=False) == tmp_path / "cache/data/mine"
-    assert names(tmp_path / "cache/data/mine") == ["a/1.png", "b/2.png", "b/3.png", "lock.json"]
+    assert here["all"].get(progress=False) == here.downloads
+    assert names(here.downloads) == ["a/1.png", "b/2.png", "b/3.png", "lock.json"]
     assert [row["status"] for row in here.table()] == ["here", "here"]
     assert here.check() == []
     with pytest.raises(DataError, match="set of files, not a scene"):
         here["all"].open()
+
+
+def one_file(url: str, digest: str) -> str:
+    options = f"{{files: [{{url: '{url}', path: x.bin, digest: '{digest}'}}]}}"
+    return f"x:\n  uri: x.bin\n  driver: {{name: archive, options: {options}}}\n"
+
+
+def test_a_download_of_one_catalog_is_not_that_of_another(tmp_path: Path, server: Server) -> None:
+    server.files["/b.bin"] = b"other"
+    sources = []
+    for folder, path, body in (("one", "/a.bin", BODY), ("two", "/b.bin", b"other")):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "c.yaml"
+        file.write_text("meta: {name: geowb}\n" + one_file(server.url + path, sha(body)))
+        sources.append(open_catalog(file)["x"])
+        assert sources[-1].get(progress=False).read_bytes() == body
+    folders = {open_catalog().downloads, *(source.catalog.downloads for source in sources)}
+    assert len(folders) == 3
+    assert open_catalog().downloads == tmp_path / "cache/data/geowb"
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+def test_a_download_counts_only_with_the_digest_of_the_entry(
+    tmp_path: Path, server: Server, unpack: bool
+) -> None:
+    first = zipped(tmp_path / "z", {"a": b"1"}).read_bytes()
+    second = zipped(tmp_path / "z", {"a": b"22"}).read_bytes()
+    for body in (first, second):
+        server.files["/a.bin"] = body
+        text = one_file(server.url + "/a.bin", sha(body))
+        text = text.replace("x.bin,", "x.bin, unpack: true,") if unpack else text
+        source = catalog(tmp_path, text)["x"]
+        assert source.status() == "remote"
+        got = source.get(progress=False)
+        assert source.status() == "here"
+        expected = {first: b"1", second: b"22"}[body] if unpack else body
+        assert (got / "a" if unpack else got).read_bytes() == expected
+    (source.catalog.downloads / "lock.json").unlink()  # a file that somebody laid there
+    assert source.status() == "remote"
+
+
+def test_two_downloads_of_one_file(tmp_path: Path, server: Server) -> None:
+    place = tmp_path / "x/a.bin"
+    with _held(place), pytest.raises(DownloadError, match="Another process is downloading"):
+        fetch(server, tmp_path, sha(BODY))
+    assert server.seen == []
+    fetch(server, tmp_path, sha(BODY))
+    assert names(tmp_path) == ["lock.json", "x/a.bin"]
+
+
+def test_many_downloads_at_once_are_all_on_record(tmp_path: Path, server: Server) -> None:
+    def bring(number: int) -> None:
+        download(server.url + "/a.bin", tmp_path / str(number), "unknown", tmp_path, progress=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(bring, range(24)))
+    assert set(record(tmp_path)) == {str(number) for number in range(24)}
+    assert len(names(tmp_path)) == 25
+
+
+def test_only_the_folder_goes_to_standard_output(tmp_path: Path, server: Server) -> None:
+    catalog(tmp_path, one_file(server.url + "/a.bin", sha(BODY)))
+    command = [
+        sys.executable,
+        "-c",
+        "from geowb.cli import app; app()",
+        "catalog",
+        "get",
+        "x",
+        "--catalog",
+    ]
+    done = subprocess.run(
+        [*command, tmp_path / "catalog.yaml"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        str(open_catalog(tmp_path / "catalog.yaml").downloads / "x.bin")
+    ]
 
 
 def test_nothing_to_get(tmp_path: Path) -> None:
@@ -454,7 +538,7 @@ def test_the_hub_brings_a_snapshot(
     assert asked["revision"].startswith("0123")
     assert asked["allow_patterns"] == ["data.tgz"]
     assert asked["token"] == "secret"
-    assert names(tmp_path / "cache/data/mine") == ["set/data/train/a.png", "set/data/val/b.png"]
+    assert names(source.catalog.downloads / "set") == ["data/train/a.png", "data/val/b.png"]
     assert source.open().split.values.tolist() == ["train", "val"]
 
 
@@ -476,3 +560,38 @@ world:
 """
     with pytest.raises(DownloadError, match=r"cannot be reached.*'world' works without"):
         catalog(tmp_path, text)["x"].open()
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_a_token_is_sent_by_the_source_that_is_signed_alone(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    import pystac
+
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=8, height=8, count=1, dtype="int16",
+        crs=32614, transform=rasterio.transform.from_origin(5e5, 3e6, 30, 30),
+    ) as file:  # fmt: skip
+        file.write(np.full((1, 8, 8), 7, "int16"))
+    loaded = {}
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    monkeypatch.setattr(stac, "_guarded", lambda href, host: href)  # this machine stands for NASA's
+    box = [-99.0, 27.1215, -98.998, 27.1225]
+    for name in ("first", "signed", "plain"):
+        server.files[f"/{name}.tif"] = (tmp_path / "a.tif").read_bytes()
+        item = pystac.Item("i", None, box, datetime(2022, 7, 1), {}, collection="c")
+        west, south, east, north = box
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        item.geometry = {"type": "Polygon", "coordinates": [ring]}
+        item.add_asset("B04", pystac.Asset(f"{server.url}/{name}.tif", media_type="image/tiff"))
+        monkeypatch.setattr(stac, "_search", lambda options, bbox, item=item: [item])
+        options = StacOptions(
+            url=server.url, collections={"c": {"RED": "B04"}}, bbox=",".join(map(str, box)),
+            datetime="2022", sign="earthdata" if name == "signed" else "none", token_env="MY_TOKEN",
+        )  # fmt: skip
+        loaded[name] = stac.load(options, Metadata(crs=32614, nodata=-9999))
+    for name in ("first", "signed", "plain", "first"):
+        scene = loaded[name].compute(scheduler=scheduler)
+        assert (scene.reflectance == 7).any()
+    tokens = {name: server.tokens[f"/{name}.tif"] for name in loaded}
+    assert tokens == {"first": {None}, "signed": {"Bearer secret"}, "plain": {None}}

@@ -13,9 +13,11 @@ from geowb.errors import DataError, DownloadError, RequestError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from odc.loader import RioDriver
 
-__all__ = ["load", "signer", "token_problem"]
+__all__ = ["load", "reader", "signer", "token_problem"]
 
+_AUTH = ("GDAL_HTTP_AUTH", "GDAL_HTTP_BEARER")
 _SAS = "https://planetarycomputer.microsoft.com/api/sas/v1/token/"
 
 
@@ -42,6 +44,7 @@ def load(options: StacOptions, meta: Metadata, *, twin: str | None = None) -> xr
         items = _search(options, bbox)
         here = [name for name in options.collections if any(i.collection_id == name for i in items)]
         patches = {name: signer(options, name) for name in here}
+        driver = reader(options)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise no_network(host, twin) from error
     except (APIError, requests.HTTPError) as error:
@@ -58,6 +61,7 @@ def load(options: StacOptions, meta: Metadata, *, twin: str | None = None) -> xr
             "groupby": "solar_day",
             "chunks": {"x": 1024, "y": 1024},
             "patch_url": patches[collection],
+            "driver": driver,
         }
         # Items seldom say what type their pixels are; unsigned would wrap below zero.
         raw = odc.stac.load(
@@ -92,7 +96,7 @@ def _search(options: StacOptions, bbox: tuple[float, ...]) -> list[Any]:
 
 
 def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None:
-    """Make a function that makes an asset's address readable; sets up GDAL where needed.
+    """Make a function that makes an asset's address readable.
 
     A token goes to its own provider's hosts only, whatever a catalog or an item names.
 
@@ -104,13 +108,8 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     if options.sign == "none":
         return None
     if options.sign == "earthdata":
-        import odc.stac
-
         if problem := token_problem(options):
             raise RequestError(problem)
-        token = os.environ[options.token_env]
-        # With this setting curl drops the token when it is sent on to another host.
-        odc.stac.configure_rio(cloud_defaults=True, GDAL_HTTP_AUTH="BEARER", GDAL_HTTP_BEARER=token)
         return lambda href: _guarded(href, ".earthdatacloud.nasa.gov")
     import requests
 
@@ -118,6 +117,24 @@ def signer(options: StacOptions, collection: str) -> Callable[[str], str] | None
     reply.raise_for_status()
     token = reply.json()["token"]
     return lambda href: f"{_guarded(href, '.blob.core.windows.net')}?{token}"
+
+
+def reader(options: StacOptions) -> RioDriver:
+    """Driver whose every read, however late, has this source's token or none at all.
+
+    Settings of the process would outlive the load, and go to the hosts of the next one.
+    """
+    from odc.loader import RioDriver
+
+    token = os.environ.get(options.token_env) if options.sign == "earthdata" else None
+
+    class Reader(RioDriver):
+        def capture_env(self) -> dict[str, Any]:
+            env = {k: v for k, v in super().capture_env().items() if k not in _AUTH}
+            # With this setting curl drops the token when it is sent on to another host.
+            return env | (dict(zip(_AUTH, ("BEARER", token), strict=True)) if token else {})
+
+    return Reader()
 
 
 def token_problem(options: StacOptions) -> str | None:
