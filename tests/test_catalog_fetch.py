@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -486,6 +487,36 @@ def test_a_cog_is_read_by_its_address(tmp_path: Path, server: Server) -> None:
     assert any("bytes=" in line for line in server.seen)  # by ranges, not as a whole
     with pytest.raises(RequestError, match="read over the network when it is opened"):
         source.get()
+
+
+def test_a_label_beside_an_address_is_looked_for(tmp_path: Path) -> None:
+    text = """\
+x:
+  uri: https://example.org/x.tif
+  driver: {name: raster, options: {bands: [RED], labels: {agb: {uri: agb.tif}}}}
+"""
+    source = catalog(tmp_path, text)["x"]
+    found = check_source("x", catalog=str(tmp_path / "catalog.yaml"))
+    assert len(found) == 1
+    assert re.search(r"'agb\.tif' of entry 'x' is not here \(looked in .*Put the files", found[0])
+    assert "over the network" not in found[0]
+    assert source.catalog.check() == found
+    with pytest.raises(DataError, match=r"agb\.tif.*GEOWB_DATA to the folder"):
+        source.open()
+    (source.catalog.downloads).mkdir(parents=True)
+    (source.catalog.downloads / "agb.tif").touch()
+    assert check_source("x", catalog=str(tmp_path / "catalog.yaml")) == []
+
+
+def test_a_misspelt_file_is_a_problem_of_the_catalog(tmp_path: Path) -> None:
+    text = "x:\n  uri: 'mispelt.tif'\n  driver: {name: raster}\n"
+    here = catalog(tmp_path, text)
+    assert len(here.check()) == 1
+    assert f"'mispelt.tif' of entry 'x' is not here (looked in {here.downloads})" in here.check()[0]
+    excused = text + "  metadata: {how_to_get: Ask the author.}\n"
+    assert catalog(tmp_path, excused).check() == []
+    free = text.replace("mispelt", "{tile}") + "  placeholders: {tile: any}\n"
+    assert catalog(tmp_path, free).check() == []
 
 
 HUB = """\

@@ -44,6 +44,14 @@ def test_the_file_names_no_folder_of_a_machine() -> None:
         )
 
 
+def test_it_is_in_order_where_nothing_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOWB_CACHE", str(tmp_path))
+    monkeypatch.setenv("GEOWB_DATA", str(tmp_path))
+    assert CATALOG.check() == []
+
+
 def test_every_test_chip_is_brought_by_the_collection() -> None:
     brought = [file.path for file in CATALOG["test_chips"].entry.driver.options.all_files()]
     assert len(brought) == len(set(brought))

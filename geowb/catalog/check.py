@@ -101,7 +101,7 @@ def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[s
     driver, _ = source.reader({})
     if driver is not None and driver.name == "world":
         return _world_problems(source, wanted)
-    if driver is None or is_url(source.entry.uri):
+    if driver is None:
         return []
     if driver.name == "stac":
         from geowb.catalog import stac
@@ -110,6 +110,9 @@ def file_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[s
         return [problem] if problem else []
     problems: dict[str, None] = {}
     for fields in _selected(source, wanted):
+        if is_url(source.entry.uri):  # only what lies beside it is looked at, not the network
+            problems |= dict.fromkeys(filter(None, [source.absence(fields)]))
+            continue
         try:
             source.open(**fields)
         except (DataError, RequestError) as error:

@@ -100,15 +100,17 @@ class Catalog(dict[str, "Source"]):
         ]
 
     def check(self) -> list[str]:
-        """Problems of all entries whose data is on this machine, one sentence each."""
+        """Problems of all entries whose data is on this machine or should be, a sentence each."""
         from geowb.catalog.check import file_problems
 
-        return [
-            problem
-            for source in self.values()
-            if source.status() == "here"
-            for problem in file_problems(source, {})
-        ]
+        problems: list[str] = []
+        for source in self.values():
+            status, free = source.status(), "any" in source.entry.placeholders.values()
+            if status == "here" or (is_url(source.entry.uri) and not free):
+                problems += file_problems(source, {})
+            elif status == "missing" and not free and not source.entry.metadata.how_to_get:
+                problems += list(filter(None, map(source.absence, source.selections())))[:1]
+        return problems
 
 
 class Source:
@@ -240,14 +242,22 @@ class Source:
             return "here"
         return "remote" if self._downloads() else "missing"
 
-    def how_to_get(self) -> str:
-        """Say how data that is not here can be had."""
+    def absence(self, fields: Mapping[str, str]) -> str | None:
+        """Say which file of this selection is not here, and how it can be had; None if all are."""
+        if not (absent := self.files(fields)[1]):
+            return None
+        looked = ", ".join(map(str, self.catalog.places()))
+        how = self.how_to_get(absent[0])
+        return f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). {how}"
+
+    def how_to_get(self, absent: str = "") -> str:
+        """Say how data that is not here can be had, or the one file `absent` of it."""
         meta, status = self.entry.metadata, self.status()
         if status == "embedded":
             return "geowb makes it itself."
-        if self.streamed:
+        if self.streamed and not absent:
             how = "It is read over the network when it is opened."
-        elif status == "remote":
+        elif status == "remote" and not self.streamed:
             size = f" ({meta.size})" if meta.size else ""
             how = f"Run: geowb catalog get {self.name}{size}."
         else:
@@ -323,12 +333,8 @@ class Source:
 
             scene = stac.load(driver.options, self.entry.metadata, twin=self.entry.twin)
         else:
-            if absent := self.files(fields)[1]:
-                looked = ", ".join(map(str, self.catalog.places()))
-                raise DataError(
-                    f"'{absent[0]}' of entry '{self.name}' is not here (looked in {looked}). "
-                    + self.how_to_get()
-                )
+            if problem := self.absence(fields):
+                raise DataError(problem)
             opener = read.raster if driver.name == "raster" else read.chips
             scene = opener(self, driver.options, uri)
         scene = read.adapt(scene, self.entry.data_adapter)
