@@ -7,11 +7,12 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from geowb.bands import HLS6, SENSOR_BANDS
 from geowb.catalog.fetch import no_network
+from geowb.catalog.fit import Numbers, check_classes, check_offset, grid_problem, numbers_of
 from geowb.catalog.schema import (
     ChipsOptions,
     DataAdapter,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = ["adapt", "chips", "find_chips", "grid_problem", "raster"]
+__all__ = ["adapt", "chips", "find_chips", "raster"]
 
 _OPENING = threading.Lock()  # warning filters belong to the whole process
 
@@ -58,43 +59,6 @@ def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
 # --- one scene on one grid ----------------------------------------------------------------------
 
 
-def grid_problem(image: Any, label: Any) -> str | None:
-    """Say how far the grid of `label` is from that of `image` (arrays, or open files).
-
-    Half a thousandth of a pixel at any corner is rounding, more is another grid.
-    """
-    (size, crs, a), (own, own_crs, b) = _grid(image), _grid(label)
-    if size != own:
-        sizes = f"{own[0]} x {own[1]} pixels (rows x columns)"
-        return f"it has {sizes}, the image {size[0]} x {size[1]}"
-    if crs and own_crs and crs != own_crs:
-        return f"its CRS is {own_crs.to_string()}, the image's {crs.to_string()}"
-    ends = [(x, y) for x in (0, size[1]) for y in (0, size[0])]
-    lies = [~a * (b * end) for end in ends]  # corners of the label, in pixels of the image
-    off = [(x - i + 0.0, y - j + 0.0) for (x, y), (i, j) in zip(lies, ends, strict=True)]  # no -0
-    if max(abs(distance) for corner in off for distance in corner) <= 5e-4:
-        return None
-    columns, rows = off[0]
-    if max(abs(columns), abs(rows)) > 5e-4:
-        return (
-            f"it is shifted by {columns:.4g} columns and {rows:.4g} rows "
-            f"(corner {b.c:.10g}, {b.f:.10g}; the image's {a.c:.10g}, {a.f:.10g})"
-        )
-    if (a.b, a.d) == (b.b, b.d):
-        return f"its pixels are {b.a:.10g} x {b.e:.10g}, the image's {a.a:.10g} x {a.e:.10g}"
-    return (
-        f"it is rotated or sheared against the image (its corner opposite the origin is off by "
-        f"{off[-1][0]:.4g} columns and {off[-1][1]:.4g} rows); warp it to the image's grid"
-    )
-
-
-def _grid(raster: Any) -> tuple[tuple[int, int], Any, Any]:
-    """Shape, CRS and transform of an array with ``.rio`` or of an open file."""
-    if hasattr(raster, "rio"):
-        return raster.rio.shape, raster.rio.crs, raster.rio.transform()
-    return raster.shape, raster.crs, raster.transform
-
-
 def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
     """Open a raster; a missing georeference is for the checks to judge, not for a warning."""
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
@@ -122,52 +86,6 @@ def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
         if value is not None:
             result = result.where(values != value)
     return result
-
-
-class _Numbers(NamedTuple):
-    """What the adapter of an entry makes of the numbers of one variable."""
-
-    name: str
-    mult: float
-    add: float | None
-
-
-def _numbers(source: Source, variable: str) -> _Numbers:
-    adapter = source.entry.data_adapter
-    name = adapter.rename.get(variable, variable)
-    return _Numbers(name, adapter.unit_mult.get(name, 1.0), adapter.unit_add.get(name))
-
-
-def _check_offset(path: str, offset: float, scale: float, numbers: _Numbers) -> None:
-    """Refuse an offset in the file unless the entry says what to add: it would be lost."""
-    if offset and numbers.add is None:
-        meant = numbers.mult * offset / (scale or 1.0)
-        raise DataError(
-            f"'{path}' states an offset of {offset:g} (scale {scale:g}), which is not applied by "
-            f"itself. Write data_adapter: {{unit_add: {{{numbers.name}: {meant:.10g}}}}} in its "
-            "entry, or 0 if the values have it already."
-        )
-
-
-def _check_classes(
-    values: np.ndarray, *, path: str, classes: Sequence[str] | None, numbers: _Numbers
-) -> np.ndarray:
-    """Return `values` if each is a class, after the adapter, or NaN or -1 (unlabelled)."""
-    import numpy as np
-
-    top = len(classes) if classes else 2**15
-    meant = values * numbers.mult + (numbers.add or 0.0)
-    good = (values == np.rint(values)) & (np.abs(values) < 2**15) & (meant >= 0) & (meant < top)
-    bad = values[~(good | np.isnan(values) | (values == -1))]
-    if bad.size:
-        which = f"{top} classes, 0-{top - 1}" if classes else f"class numbers, 0-{top - 1}"
-        turned = "" if numbers.mult == 1 and not numbers.add else " after its data_adapter"
-        raise DataError(
-            f"The label '{path}' holds {bad[0]:g}, but '{numbers.name}' has {which}{turned}. "
-            "Name that value as nodata of the label, correct the list classes, or shift the "
-            "numbers with data_adapter.unit_add."
-        )
-    return values
 
 
 def _label(values: xr.DataArray, label: Label) -> xr.DataArray:
@@ -244,7 +162,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     files = _paths(source, uri)
     images = [_read(path) for path in files]
     first = images[0]
-    frames, numbers = [], _numbers(source, options.variable)
+    frames, numbers = [], numbers_of(source, options.variable)
     for path, image in zip(files, images, strict=True):
         if problem := grid_problem(first, image):
             raise DataError(f"'{path}' is not on the grid of '{files[0]}': {problem}.")
@@ -253,7 +171,7 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
             continue
         told = image.attrs
         offset = max(told.get("offsets", (told.get("add_offset", 0.0),)), key=abs)
-        _check_offset(path, offset, told.get("scale_factor", 1.0), numbers)
+        check_offset(path, offset, told.get("scale_factor", 1.0), numbers)
         names = band_names(path, image, options)
         kept = _kept(names)
         values = _masked(image, meta.nodata, image.rio.nodata)
@@ -277,13 +195,13 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
         if problem := grid_problem(first, values):
             raise DataError(f"The label '{place}' is off the image's grid: {problem}.")
         one = values.isel(band=label.band - 1, drop=True)
-        numbers, told = _numbers(source, name), one.attrs
+        numbers, told = numbers_of(source, name), one.attrs
         offset = told.get("offsets", [told.get("add_offset", 0.0)] * label.band)[label.band - 1]
-        _check_offset(place, offset, told.get("scale_factor", 1.0), numbers)
+        check_offset(place, offset, told.get("scale_factor", 1.0), numbers)
         chosen = _masked(one, label.nodata, values.rio.nodata)
         if _is_classes(label):
             how = {"path": place, "classes": label.classes, "numbers": numbers}
-            checked = chosen.data.map_blocks(_check_classes, **how, meta=chosen.data._meta)
+            checked = chosen.data.map_blocks(check_classes, **how, meta=chosen.data._meta)
             chosen = chosen.copy(data=checked)
         chosen = _label(chosen, label)
         scene[name] = (("y", "x"), chosen.data, chosen.attrs)
@@ -360,7 +278,7 @@ def _load_block(
     nodata: float | None,
     shape: tuple[int, int],
     resize: bool,
-    numbers: _Numbers,
+    numbers: Numbers,
     label: Label | None = None,
 ) -> np.ndarray:
     """Channels `indexes` of one file, (1, channels, rows, columns), float32 with NaN."""
@@ -381,8 +299,8 @@ def _load_block(
         if max(indexes) > file.count:
             raise DataError(f"'{path}' has {file.count} channels, not {max(indexes)}.")
         for i in indexes:
-            _check_offset(path, file.offsets[i - 1], file.scales[i - 1], numbers)
-        # Classes keep their numbers: the nearest pixel. Images are resampled below, without nodata.
+            check_offset(path, file.offsets[i - 1], file.scales[i - 1], numbers)
+        # Labels keep their numbers: the nearest pixel. Images are resampled below, without nodata.
         raw = file.read(indexes, out_shape=(len(indexes), *shape) if label else None)
         values = raw.astype("float32")
         for value in (nodata, file.nodata):
@@ -391,7 +309,7 @@ def _load_block(
     if label is None:
         return _resampled(values, shape)[None]
     if _is_classes(label):
-        _check_classes(values, path=path, classes=label.classes, numbers=numbers)
+        check_classes(values, path=path, classes=label.classes, numbers=numbers)
     return values[None]
 
 
@@ -456,7 +374,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
     resize = options.size is not None
     indexes = [1 + f * len(names) + i for f in range(options.frames) for i in kept]
     nodata = source.entry.metadata.nodata
-    numbers = _numbers(source, "reflectance")
+    numbers = numbers_of(source, "reflectance")
     data = _lazy(files, files, shape, indexes, nodata=nodata, resize=resize, numbers=numbers)
     dims: tuple[str, ...] = ("sample", "band", "y", "x")
     if options.frames > 1:
@@ -474,7 +392,7 @@ def chips(source: Source, options: ChipsOptions, uri: str) -> xr.Dataset:
             )
         if problem := grid_problem(first, _read(str(places[0]))):
             raise DataError(f"The label '{places[0]}' is off its image's grid: {problem}.")
-        how = {"nodata": label.nodata, "numbers": _numbers(source, name), "label": label}
+        how = {"nodata": label.nodata, "numbers": numbers_of(source, name), "label": label}
         values = _lazy(places, files, shape, [label.band], resize=resize, **how)
         scene[name] = _label(xr.DataArray(values[:, 0], dims=("sample", "y", "x")), label)
     if "class" in fields[0]:
