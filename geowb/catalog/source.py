@@ -106,7 +106,7 @@ class Catalog(dict[str, "Source"]):
         problems: list[str] = []
         for source in self.values():
             status, free = source.status(), "any" in source.entry.placeholders.values()
-            if status == "here" or (is_url(source.entry.uri) and not free):
+            if status in ("here", "embedded") or (is_url(source.entry.uri) and not free):
                 problems += file_problems(source, {})
             elif status == "missing" and not free and not source.entry.metadata.how_to_get:
                 problems += list(filter(None, map(source.absence, source.selections())))[:1]

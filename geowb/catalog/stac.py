@@ -36,6 +36,7 @@ def load(options: StacOptions, meta: Metadata, *, twin: str | None = None) -> xr
     """Search, sign and load lazily: ``reflectance`` (time, band, y, x) and ``fmask``."""
     import odc.stac
     import requests
+    import rioxarray  # noqa: F401 - gives .rio
     import xarray as xr
     from pystac_client.exceptions import APIError
 
