@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import tempfile
 import time
 import warnings
@@ -152,7 +153,7 @@ class _Progress(Callback):
         from IPython.display import display
 
         if get_ipython() is None:
-            logging.getLogger("geowb").info(line)
+            print(line, file=sys.stderr)  # noqa: T201
         elif self._handle is None:
             self._handle = display({"text/plain": line}, raw=True, display_id=True)
         else:

@@ -165,6 +165,17 @@ def test_a_training_that_diverges_loses_every_comparison(parts):
     assert result.val_rmse == np.inf
 
 
+def test_progress_outside_a_notebook_is_a_line_an_epoch_on_standard_error(parts, capsys):
+    _, _, data = parts
+    train(data, epochs=2, progress=True, units="Mg/ha")
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("epoch")]
+    assert out == ""
+    assert len(lines) == 2
+    assert "2/2 [####################]" in lines[1]
+    assert "Mg/ha" in lines[1]
+
+
 def test_early_stopping(parts):
     _, _, data = parts
     frozen = linear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def load(file: str | Path) -> PixelModel:
             raise ModelError(f"There is no {part}: a model file is model.safetensors + model.json.")
     try:
         card = json.loads(card_file.read_text())
-        arguments = {key: card[key] for key in _ARGUMENTS}
+        # All that `build` takes but the weights, which are in the file.
+        arguments = {key: card[key] for key in signature(build).parameters if key != "weights"}
     except (ValueError, KeyError) as error:
         raise ModelError(f"{card_file} is not a model's card: {error!r}.") from error
     if card["name"] not in MODELS:
@@ -95,21 +97,3 @@ def load(file: str | Path) -> PixelModel:
     fit_state(model, read_checkpoint(file), file)
     model.card.update(card)
     return model.eval()
-
-
-_ARGUMENTS = (
-    "name",
-    "bands",
-    "frames",
-    "outputs",
-    "freeze_backbone",
-    "decoder_channels",
-    "drop_path",
-    "head_dropout",
-    "mean",
-    "std",
-    "output_mean",
-    "output_std",
-    "non_negative",
-    "seed",
-)
