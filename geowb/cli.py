@@ -104,39 +104,62 @@ def studies(
     _table(("study", "title", "paper", "summary"), rows)
 
 
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable."),
+]
+Profile = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Named set of values: teaching, full, paper.")
+]
+Kernel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Jupyter kernel.", show_default="python3")
+]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Seconds that a run may take.", min=1)
+]
+HelpParameters = Annotated[
+    bool, typer.Option("--help-parameters", help="Show the study's parameters and stop.")
+]
+
+
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="Name of a study, or an .ipynb file.")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable."
-        ),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Named set of values: teaching, full, paper.")
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of a study, or an .ipynb file.")
+    ] = "",
+    parameter: Parameters = None,
+    profile: Profile = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="RUNDIR", help="Repeat this run; -p changes single values."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run directories.")] = Path(
         "runs"
     ),
-    kernel: Annotated[str, typer.Option(help="Jupyter kernel.")] = "python3",
-    timeout: Annotated[float | None, typer.Option(help="Seconds the run may take.", min=1)] = None,
-    help_parameters: Annotated[
-        bool, typer.Option("--help-parameters", help="Show the study's parameters and stop.")
-    ] = False,
+    kernel: Kernel = None,
+    timeout: Timeout = None,
+    help_parameters: HelpParameters = False,
 ) -> None:
     """Run a study; the last line printed is its run directory.
 
     Example: geowb run agb_transfer --profile teaching -p epochs=3
     """
+    if not study and like is None:
+        raise RequestError("What to run is missing: the name of a study, or --like RUNDIR.")
+    if like is not None and (study or profile):
+        raise RequestError(f"--like {like} has a study and a profile; leave out those given here.")
     if help_parameters:
         _show_study(study)
         return
     from geowb import batch
 
     values = _assignments(parameter or ())
+    options = {"out": out, "kernel": kernel, "timeout": timeout, "profile": profile}
+    options = {name: value for name, value in options.items() if value is not None}
     try:
-        result = batch.run(study, values, profile=profile, out=out, kernel=kernel, timeout=timeout)
+        result = (
+            batch.repeat(like, values, **options) if like else batch.run(study, values, **options)
+        )
     except KeyboardInterrupt:
         typer.echo("Interrupted; the kernel was ended and the unfinished run removed.", err=True)
         raise typer.Exit(130) from None
@@ -146,6 +169,115 @@ def run(
     if rows:
         _table(("metric", "value", "unit"), rows, err=True)
     typer.echo(result.path)
+
+
+@app.command()
+def sweep(
+    study: Annotated[str, typer.Argument(help="Name of a study, or an .ipynb file.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="NAME=VALUES",
+            help="Values of a parameter: 1e-3,3e-4 or 0..4; lists as JSON. Repeatable: all "
+            "combinations are run.",
+        ),
+    ] = None,
+    profile: Profile = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or YAML file with a setting a row."),
+    ] = None,
+    repeat: Annotated[
+        int | None, typer.Option(metavar="N", help="Run each setting with seeds 0 to N-1.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the runs of this study.", show_default="runs/STUDY"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Runs at a time.", show_default="what cores, memory and GPUs allow"
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler that has the runs made."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do finished runs again.")] = False,
+    kernel: Kernel = None,
+    timeout: Timeout = None,
+    help_parameters: HelpParameters = False,
+) -> None:
+    """Run a study for all combinations of values; the same command again resumes.
+
+    What is done stays, what is missing or failed is done. The last line printed is the folder
+    with the run directories; `geowb report` makes a page of it.
+
+    Example: geowb sweep agb_transfer --profile teaching -p label_density=1,0.2 --repeat 3
+    """
+    if help_parameters:
+        _show_study(study)
+        return
+    from geowb import batch
+
+    grid = _assignments(parameter or ())
+    folder = out if out is not None else Path("runs") / Path(study).stem
+    try:
+        runs = batch.sweep(
+            study,
+            grid,
+            profile=profile,
+            settings=settings,
+            repeat=repeat,
+            out=folder,
+            workers=workers,
+            scheduler=scheduler,
+            force=force,
+            kernel=kernel or "python3",
+            timeout=timeout,
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            "Interrupted; kernels were ended and unfinished runs removed. What had ended is kept "
+            f"in {folder}, and the same command does the rest.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    failed = [result for result in runs if result.error]
+    typer.echo(f"{len(runs) - len(failed)} of {len(runs)} runs are done.", err=True)
+    for result in failed:
+        _show_failed(result, study)
+    typer.echo(folder.expanduser().absolute())
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show_failed(result: Any, study: str) -> None:
+    """Say why a run of a sweep failed, and how to repeat it alone."""
+    from geowb.batch.runner import what_went_wrong
+    from geowb.batch.sweeps import command_for
+
+    kept = f"\n  notebook: {result.notebook}" if result.notebook.is_file() else ""
+    told = f"{result.path.name} failed{what_went_wrong(result.error)}{kept}"
+    typer.echo(f"\n{told}\n  alone: {command_for(result, study)}", err=True)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with run directories.")],
+) -> None:
+    """Write what the runs say of the papers' claims: report.html, claims.json, runs.parquet.
+
+    Example: geowb report runs
+    """
+    from geowb import batch
+
+    typer.echo(batch.report(folder))
 
 
 def _shown(value: float | None) -> str:

@@ -15,7 +15,8 @@ import pytest
 
 import geowb
 from geowb.batch import load_run, run, run_name
-from geowb.batch.runner import _finish, _partial
+from geowb.batch.folder import finish as _finish
+from geowb.batch.folder import partial as _partial
 from geowb.errors import DataError, RequestError, RunFailed
 
 PARAMETERS = """\

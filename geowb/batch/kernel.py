@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import tempfile
@@ -15,8 +14,6 @@ from typing import Any
 from geowb.errors import RequestError, did_you_mean
 
 __all__ = ["Execution", "check_kernel", "execute", "heading_of"]
-
-_LONGEST_SOCKET = 80  # a unix socket's path has room for about 104 bytes, some of them zmq's
 
 
 def check_kernel(name: str) -> None:
@@ -41,10 +38,13 @@ class Execution:
 
     def __init__(self, watch: Callable[[Execution], None] | None = None) -> None:
         self.index, self.number, self.heading = -1, 0, ""
+        self.pid: int | None = None  # of the kernel
+        self.kernel_seconds: float | None = None  # from its start to the first cell
+        self.peak_memory: int | None = None  # of the kernel's process, bytes
         self._watch = watch
 
     def at(self, cell: Mapping[str, Any], cell_index: int) -> None:
-        """Note that this cell starts (nbclient's ``on_cell_start``)."""
+        """Note that this cell starts."""
         self.index, self.heading = cell_index, heading_of(cell, self.heading)
         if cell["cell_type"] == "code" and cell["source"].strip():
             self.number += 1
@@ -60,6 +60,8 @@ def execute(
     kernel: str,
     execution: Execution,
     timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: str | None = None,
 ) -> dict[str, Any] | None:
     """Execute a notebook with these parameters and store it.
 
@@ -72,6 +74,10 @@ def execute(
         Is kept up to date while cells are executed.
     timeout
         Seconds for all cells together.
+    environment
+        Variables that the kernel has beside this process's own.
+    directory
+        The kernel's working directory; this process's own by default.
 
     Returns
     -------
@@ -83,23 +89,34 @@ def execute(
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from geowb.batch.client import ENGINE, KernelManager
+
     logger = logging.getLogger("papermill")
     if not logger.handlers:  # else Python prints the library's warnings to stderr
         logger.addHandler(logging.NullHandler())
     deadline = time.monotonic() + timeout if timeout else None
     failure = None
-    with tempfile.TemporaryDirectory(prefix="geowb-") as scratch:
-        manager = _quiet_manager(Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="geowb-", ignore_cleanup_errors=True) as scratch:
+        told = {"folder": Path(scratch), "environment": environment or {}, "directory": directory}
+        manager = type("KernelManager", (KernelManager,), told)
+
+        def at(cell: Mapping[str, Any], cell_index: int) -> None:
+            if execution.kernel_seconds is None:
+                execution.kernel_seconds = round(time.monotonic() - manager.started, 3)
+                execution.pid = manager.pid
+            execution.at(cell, cell_index)
+
         try:
             papermill.execute_notebook(
                 _literal(source),
                 _literal(target),
                 dict(values),
+                engine_name=ENGINE,
                 kernel_name=kernel,
                 language="python",
                 progress_bar=False,
                 start_timeout=120,
-                on_cell_start=execution.at,
+                on_cell_start=at,
                 timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
                 kernel_manager_class=manager,
                 coalesce_streams=True,  # progress bars leave their last line, not hundreds
@@ -117,6 +134,7 @@ def execute(
                 raise
             words = _last_words(manager, error)
             failure = ("KernelDied", f"kernel '{kernel}' did not start: {words}")
+        execution.peak_memory = manager.peak_memory
     if failure is None:
         return None
     name, message = failure
@@ -133,33 +151,6 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _quiet_manager(folder: Path) -> type:
-    """Kernel manager whose kernels write to a log and are reached through private sockets.
-
-    Sockets in a folder of the user's own, instead of TCP ports: no other user
-    can read along, and kernels that start together do not race for a port.
-    """
-    import zmq
-    from jupyter_client.manager import AsyncKernelManager
-
-    class QuietManager(AsyncKernelManager):
-        log_file = folder / "log"
-        exit_status: int | None = None
-
-        async def start_kernel(self, **options: Any) -> None:
-            if zmq.has("ipc") and os.name == "posix" and len(str(folder)) < _LONGEST_SOCKET:
-                self.transport, self.ip = "ipc", str(folder / "socket")
-            with self.log_file.open("ab") as stream:
-                await super().start_kernel(stdout=stream, stderr=stream, **options)
-
-        async def is_alive(self) -> bool:
-            if self.has_kernel:
-                type(self).exit_status = await self.provisioner.poll()
-            return await super().is_alive()
-
-    return QuietManager
-
-
 def _last_words(manager: Any, error: Exception | str = "") -> str:
     """Say how a kernel ended, and what it left on standard error."""
     status, text = manager.exit_status, str(error) or "it ended"
@@ -169,7 +160,8 @@ def _last_words(manager: Any, error: Exception | str = "") -> str:
             text += ", most often the system's answer to too much memory"
     elif status is not None:
         text = f"it ended with exit status {status}"
-    log = manager.log_file.read_text("utf-8", "replace") if manager.log_file.is_file() else ""
+    file = manager.folder / "log"
+    log = file.read_text("utf-8", "replace") if file.is_file() else ""
     words = " / ".join(line.strip() for line in log.splitlines()[-3:])
     return f"{text}. Its last words: {words}" if words else f"{text}."
 

@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ CHECKS = {
     "weights": "geowb.models.registry:check_weights",
     "accelerator": "geowb.models.registry:check_accelerator",
 }
+#: In the place of a value that is wrong, so that the rest of the request can be judged.
+WRONG = object()
+_TOLD = 10  # problems in one paragraph
 
 
 def preflight(
@@ -49,25 +52,12 @@ def preflight(
         One paragraph with everything that is wrong. No file has been written.
     """
     study = study if isinstance(study, Study) else load_study(study)
-    problems = list(study.problems)
-    if profile is not None and profile not in study.profiles:
-        problems.append(f"There is no profile '{profile}'. {did_you_mean(profile, study.profiles)}")
-    preset, given = study.profiles.get(profile, {}), dict(parameters or {})
-    # A foreign notebook's default that is no literal is left for the notebook to make.
-    known = [p for p in study.parameters.values() if p.type in TYPES and p.default is not None]
-    values, bad = {p.name: p.default for p in known}, set()
-    for name, value in {**preset, **given}.items():
-        try:
-            values[name] = _requested(study, name, value)
-        except ValueError as error:
-            bad.add(name)
-            origin = "" if name in given else f" The profile '{profile}' sets it."
-            problems.append(f"{error}{origin}")
-    for parameter in study.parameters.values():
-        if parameter.name in values and not bad & {parameter.name, *_references(parameter, values)}:
-            problems += _checked(parameter, values)
+    problems = opening(study, profile)
+    given = {n: requested(study, n, v, problems) for n, v in (parameters or {}).items()}
+    values = starting_values(study, profile, given, problems) | given
+    problems += machine_checks(study, [values])
     if problems:
-        raise RequestError(_paragraph(study.name, problems))
+        raise refusal(study, problems)
     values.pop(study.with_role("run_dir") or "", None)
     return study, values
 
@@ -107,7 +97,7 @@ def convert(parameter: Parameter, value: Any) -> Any:
     except (ValueError, TypeError, LookupError, OverflowError):
         other = f"possible: the type {parameter.type or 'of its value'} cannot be passed on"
         raise ValueError(
-            f"{parameter.name}={_shown(value)} is not {_EXPECTED.get(parameter.type, other)}."
+            f"{parameter.name}={shown(value)} is not {_EXPECTED.get(parameter.type, other)}."
         ) from None
     for item in result if isinstance(result, list) else [result]:
         _check_range(parameter, item)
@@ -134,12 +124,112 @@ _EXPECTED = {
 }
 
 
-def _requested(study: Study, name: str, value: Any) -> Any:
+def opening(study: Study, profile: str | None) -> list[str]:
+    """Say what is wrong with the study itself and the profile's name."""
+    problems = list(study.problems)
+    if profile is not None and profile not in study.profiles:
+        problems.append(f"There is no profile '{profile}'. {did_you_mean(profile, study.profiles)}")
+    return problems
+
+
+def starting_values(
+    study: Study, profile: str | None, given: Collection[str], problems: list[str]
+) -> dict[str, Any]:
+    """Values of the cell under those of the profile, but for what is `given` in any case."""
+    # A foreign notebook's default that is no literal is left for the notebook to make.
+    known = [p for p in study.parameters.values() if p.type in TYPES and p.default is not None]
+    values, wrong = {p.name: _default(p) for p in known}, []
+    for name, value in study.profiles.get(profile, {}).items():
+        if name not in given:
+            values[name] = requested(study, name, value, wrong)
+    problems += [f"{problem} The profile '{profile}' sets it." for problem in wrong]
+    return values
+
+
+def requested(study: Study, name: str, value: Any, problems: list[str]) -> Any:
+    """`value` as the parameter's type; `WRONG`, and a sentence in `problems`, where it is not."""
+    try:
+        return value if value is WRONG else convert(settable(study, name), value)
+    except ValueError as error:
+        problems.append(str(error))
+        return WRONG
+
+
+def settable(study: Study, name: str) -> Parameter:
+    """Look up the parameter of this name, if a request may set it.
+
+    Raises
+    ------
+    ValueError
+        The study has no such parameter, or the runner sets it.
+    """
     if name not in study.parameters:
         raise ValueError(f"There is no parameter '{name}'. {did_you_mean(name, study.parameters)}")
     if study.parameters[name].rules.get("role") == "run_dir":
         raise ValueError(f"'{name}' is set by the runner; choose a folder with --out.")
-    return convert(study.parameters[name], value)
+    return study.parameters[name]
+
+
+def machine_checks(
+    study: Study, runs: Sequence[Mapping[str, Any]], varied: Collection[str] = ()
+) -> list[str]:
+    """Run the checks that the study's metadata names, each once for the same arguments.
+
+    Returns
+    -------
+    list of str
+        A sentence a problem; where only some of the runs have it, how many,
+        and what the first of them has of the parameters that are `varied`.
+    """
+    checked = [p for p in study.parameters.values() if "check" in p.rules]
+    answers: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}  # problem -> what each run with it was asked
+    for values in runs:
+        told: dict[str, str] = {}
+        for parameter in checked:
+            looked = [parameter.name, *sorted(_references(parameter, values))]
+            if not any(values.get(name, WRONG) is WRONG for name in looked):
+                asked = ", ".join(f"{n}={shown(values[n])}" for n in looked if n in varied)
+                for problem in _checked(parameter, values, answers):
+                    told.setdefault(problem, asked)
+        for problem, asked in told.items():
+            found.setdefault(problem, []).append(asked)
+    return [f"{problem}{_share(asked, len(runs))}" for problem, asked in found.items()]
+
+
+def refusal(study: Study, problems: Sequence[str]) -> RequestError:
+    """Error that tells all problems, or the first ten, in one paragraph.
+
+    >>> from geowb.batch import load_study
+    >>> refusal(load_study("agb_transfer"), ["lr is wrong."])
+    RequestError('agb_transfer was not started. lr is wrong.')
+    """
+    if len(problems) == 1:
+        return RequestError(f"{study.name} was not started. {problems[0]}")
+    listed = [f"({i}) {problem}" for i, problem in enumerate(problems[:_TOLD], 1)]
+    listed += [f"And {len(problems) - _TOLD:,} more."] if len(problems) > _TOLD else []
+    told = f"{study.name} was not started, for {len(problems):,} reasons."
+    return RequestError(" ".join([told, *listed]))
+
+
+def shown(value: Any) -> str:
+    """`value` as it stands in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _default(parameter: Parameter) -> Any:
+    try:
+        return _convert(parameter.default, parameter.type)  # 1 is 1.0 for a float, as when given
+    except (ValueError, TypeError, LookupError, OverflowError):
+        return parameter.default  # a foreign notebook's annotation says something else
+
+
+def _share(asked: Sequence[str], runs: int) -> str:
+    if len(asked) == runs:
+        return ""
+    first = f", first with {asked[0]}" if asked[0] else ""
+    return f" (In {len(asked):,} of {runs:,} runs{first}.)"
 
 
 def _convert(value: Any, kind: str) -> Any:
@@ -186,7 +276,7 @@ def _items(value: Any) -> Sequence[Any]:
 
 
 def _check_range(parameter: Parameter, item: Any) -> None:
-    rules, told = parameter.rules, f"{parameter.name}={_shown(item)}"
+    rules, told = parameter.rules, f"{parameter.name}={shown(item)}"
     if "choices" in rules and item not in rules["choices"]:
         raise ValueError(f"{told} is not a choice. {did_you_mean(item, rules['choices'])}")
     if "min" in rules and item < rules["min"]:
@@ -195,11 +285,6 @@ def _check_range(parameter: Parameter, item: Any) -> None:
         raise ValueError(f"{told} is not above {rules['above']}.")
     if "max" in rules and item > rules["max"]:
         raise ValueError(f"{told} is above the largest value allowed, {rules['max']}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _arguments(parameter: Parameter) -> dict[str, Any]:
@@ -226,29 +311,29 @@ def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _checked(parameter: Parameter, values: Mapping[str, Any]) -> list[str]:
-    """Run the check that the parameter's metadata names."""
-    name, value = parameter.rules.get("check"), values[parameter.name]
-    if name is None:
-        return []
+def _checked(
+    parameter: Parameter, values: Mapping[str, Any], answers: dict[str, list[str]]
+) -> list[str]:
+    """Run the check that the parameter's metadata names, unless `answers` has what it says."""
+    name, value = parameter.rules["check"], values[parameter.name]
     if name not in CHECKS:
         return [f"'{parameter.name}' has an unknown check '{name}'. {did_you_mean(name, CHECKS)}"]
     arguments = {k: _resolved(v, values) for k, v in _arguments(parameter).items()}
+    asked = json.dumps([name, value, arguments], sort_keys=True, default=repr)
+    if asked not in answers:
+        answers[asked] = _answer(parameter.name, CHECKS[name], value, arguments)
+    return answers[asked]
+
+
+def _answer(parameter: str, check: str, value: Any, arguments: dict[str, Any]) -> list[str]:
     if arguments.get("bands") == "HLS6":
         from geowb.bands import HLS6
 
         arguments["bands"] = HLS6
-    module, function = CHECKS[name].split(":")
+    module, function = check.split(":")
     try:
         return getattr(importlib.import_module(module), function)(value, **arguments)
     except ModuleNotFoundError as error:
-        return [f"'{parameter.name}' cannot be checked: the package {error.name} is not installed."]
+        return [f"'{parameter}' cannot be checked: the package {error.name} is not installed."]
     except GeowbError as error:
         return [str(error)]
-
-
-def _paragraph(study: str, problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return f"{study} was not started. {problems[0]}"
-    listed = " ".join(f"({i}) {problem}" for i, problem in enumerate(problems, 1))
-    return f"{study} was not started, for {len(problems)} reasons. {listed}"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import contextlib
 import json
-import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from geowb.batch.folder import (
+    claim,
+    earlier,
+    finish,
+    partial,
+    read_record,
+    recover,
+    run_name,
+)
 from geowb.batch.kernel import Execution, check_kernel, execute, heading_of
 from geowb.batch.preflight import preflight, sources
 from geowb.batch.progress import Progress
@@ -24,7 +30,7 @@ from geowb.batch.rundir import RunDirectory, write_json
 from geowb.batch.studies import Study
 from geowb.errors import GeowbError, RequestError, RunFailed
 
-__all__ = ["Run", "load_run", "run", "run_name"]
+__all__ = ["Job", "Run", "load_run", "make", "make_once", "repeat", "run", "what_went_wrong"]
 
 _LARGEST_NOTEBOOK = 2_000_000  # bytes; larger ones are slow to open and to keep in git
 
@@ -45,6 +51,7 @@ class Run:
     seconds: float
     error: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    peak_memory_mb: float | None = None  # of the kernel's process, 10^6 bytes
 
     @property
     def notebook(self) -> Path:
@@ -102,27 +109,56 @@ def run(
         raise RequestError(
             f"'{name}' cannot be the name of a run directory: letters, digits and . = , + - _ only."
         )
-    result = _run(study, values, profile, Path(out), name, kernel, progress, timeout)
+    job = Job(study, values, name, Path(out), profile=profile, kernel=kernel, timeout=timeout)
+    with Progress(study.name, job.cells, shown=progress) as shown:
+        result = make(job, shown.show)
     if result.error:
-        where = f" under '{result.error['heading']}'" if result.error["heading"] else ""
         raise RunFailed(
-            f"{study.name} failed{where}. {result.error['type']}: "
-            f"{_one_sentence(result.error['message'])} "
+            f"{study.name} failed{what_went_wrong(result.error)} "
             f"The notebook with the error in it is kept: {result.notebook}"
         )
     return result
 
 
-def run_name(study: str, values: Mapping[str, Any], label: str = "") -> str:
-    """Name for a run: the study, a readable label, and a hash of all values.
+def repeat(like: str | Path, parameters: Mapping[str, Any] | None = None, **options: Any) -> Run:
+    """Run once more what a run directory records: the same study, values and kernel.
 
-    >>> run_name("agb_transfer", {"epochs": 5, "seed": 0}, "teaching")
-    'agb_transfer-teaching-f160b35a'
+    >>> again = repeat("runs/agb_transfer-teaching-3f9a1c2b", {"seed": 1})  # doctest: +SKIP
+
+    Parameters
+    ----------
+    like
+        The run directory.
+    parameters
+        Values to change.
+    **options
+        As for `run`; what is not given is as it was. Relative paths among the values are
+        looked up from the folder in which the run was started.
+
+    Raises
+    ------
+    RequestError
+        It is no run directory, or its study is not there any more.
+    RunFailed
+        As for `run`.
     """
-    content = json.dumps([study, dict(values)], sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    parts = [re.sub(r"[^\w.=,+-]+", "_", part, flags=re.ASCII)[:60] for part in (study, label)]
-    return "-".join([*filter(None, parts), digest])
+    path = Path(like).expanduser().absolute()
+    load_run(path)  # refuses what is none
+    record = read_record(path)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    chosen["out"] = Path(chosen.get("out", "runs")).expanduser().absolute()
+    before = {name: record.get(name) for name in ("profile", "kernel", "timeout")}
+    before["name"] = None if parameters else re.sub(r"-\d+$", "", path.name)
+    known = {name: value for name, value in before.items() if value is not None}
+    study = Path(record.get("notebook", ""))
+    if not study.is_file():
+        study = record["study"]
+    with (
+        contextlib.chdir(record["cwd"])
+        if Path(record["cwd"]).is_dir()
+        else contextlib.nullcontext()
+    ):
+        return run(study, record["parameters"] | dict(parameters or {}), **(known | chosen))
 
 
 def load_run(path: str | Path) -> Run:
@@ -145,6 +181,7 @@ def load_run(path: str | Path) -> Run:
             seconds=record["seconds"],
             error=record["error"],
             warnings=tuple(record["warnings"]),
+            peak_memory_mb=record.get("peak_memory_mb"),
         )
     except FileNotFoundError as error:
         raise RequestError(f"{path} is not a run directory: it has no run.json.") from error
@@ -152,84 +189,145 @@ def load_run(path: str | Path) -> Run:
         raise RequestError(f"The record of the run {path} cannot be read: {error!r}.") from error
 
 
-def _run(
-    study: Study,
-    values: dict[str, Any],
-    profile: str | None,
-    out: Path,
-    name: str,
-    kernel: str,
-    progress: bool,
-    timeout: float | None,
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: its values have passed preflight."""
+
+    study: Study
+    values: dict[str, Any]
+    name: str
+    out: Path
+    profile: str | None = None
+    kernel: str = "python3"
+    timeout: float | None = None
+    notebook: str = ""  # where the study came from, if `study.path` is a copy
+    directory: str | None = None  # the kernel's working directory
+    environment: dict[str, str] = field(default_factory=dict)  # of the kernel
+    claimed: bool = False  # this process alone makes this run in `out`
+
+    @property
+    def cells(self) -> int:
+        """Code cells that will be executed, the one with the given values included."""
+        cells = json.loads(self.study.path.read_text("utf-8"))["cells"]
+        code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+        return len(code) + bool(self.values or self.study.with_role("run_dir"))
+
+
+def make(
+    job: Job, watch: Callable[[Execution], None] | None = None, replaced: tuple[Path, ...] = ()
 ) -> Run:
-    """Run what has passed preflight; a failure of the notebook is in the result's `error`."""
-    partial = _partial(out, name)
-    record = {"study": study.name, "status": "running", "profile": profile, "parameters": values}
-    record |= {"seed": values.get("seed"), "kernel": kernel, "started": _now()}
+    """Make a run; a failure of the notebook is in the result's `error`.
+
+    Parameters
+    ----------
+    watch
+        Is told of each cell.
+    replaced
+        Earlier runs in whose place it comes. One that is done stays if this one fails.
+
+    Raises
+    ------
+    RunFailed
+        What was made could not be stored.
+    """
+    folder = partial(job.out.expanduser().absolute(), job.name, claimed=job.claimed)
+    record: dict[str, Any] = {"study": job.study.name, "status": "running"}
+    record |= {"profile": job.profile, "parameters": job.values, "seed": job.values.get("seed")}
+    record |= {"kernel": job.kernel, "timeout": job.timeout, "started": _now()}
+    record |= {"notebook": job.notebook or str(job.study.path)}
     try:
-        record |= environment(study.path)
-        record["data"] = _provenance(study, values)  # before: files may change while it runs
-        write_json(partial / "run.json", record)
-        role, started = study.with_role("run_dir"), time.monotonic()
-        injected = values | ({role: str(partial)} if role else {})
-        cells = _code_cells(study.path) + bool(injected)
-        with Progress(study.name, cells, shown=progress) as shown:
-            record["error"] = execute(
-                study.path,
-                partial / "notebook.ipynb",
-                injected,
-                kernel=kernel,
-                execution=Execution(shown.show),
-                timeout=timeout,
-            )
-        record |= {"finished": _now(), "seconds": round(time.monotonic() - started, 3)}
-        record["status"] = "failed" if record["error"] else "done"
-        record |= _tidy(partial / "notebook.ipynb", study)
-        write_json(partial / "run.json", record)
-        return load_run(_finish(partial, name))
+        try:
+            _carry_out(job, folder, record, watch)
+        except OSError as error:
+            if not job.claimed:
+                raise
+            failure = {"cell": 0, "heading": "", "type": type(error).__name__}
+            record["error"] = failure | {"message": f"{error}."}
+            record |= {"status": "failed", "seconds": 0.0, "warnings": [], "timings": {}}
+        write_json(folder / "run.json", record)
+        kept = [p for p in replaced if record["status"] == "done" or not _is_done(p)]
+        return load_run(finish(folder, job.name, kept))
     except OSError as error:
-        raise RunFailed(f"{study.name}: {error}. What was written lies in {partial}.") from error
+        told = f"What was written lies in {folder}."
+        if job.claimed:
+            shutil.rmtree(folder, ignore_errors=True)
+            told = "Nothing of this run is kept."
+        raise RunFailed(f"{job.study.name}: {error}. {told}") from error
     except (KeyboardInterrupt, SystemExit):
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _partial(out: Path, name: str) -> Path:
-    """Make the folder that a run is written to while it goes."""
-    partial = out.expanduser().absolute() / f".{name}.partial-{os.getpid()}-{secrets.token_hex(3)}"
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise RequestError(
-            f"The folder {out} for run directories cannot be written to ({error.strerror}). "
-            "Choose another with --out."
-        ) from error
-    return partial
+def make_once(
+    job: Job, watch: Callable[[Execution], None] | None = None, *, since: str = ""
+) -> Run | None:
+    """Make a run that nobody else makes or has made; None if somebody else is making it now.
+
+    Parameters
+    ----------
+    since
+        UTC time (ISO 8601): a run that ended before it is made anew. Empty: any that is done
+        counts.
+    """
+    out = job.out.expanduser().absolute()
+    with claim(out, job.study.name, job.values) as mine:
+        if not mine:
+            return None
+        recover(out, job.study.name, job.values)
+        before = earlier(out, job.study.name, job.values)
+        for path, record in before:
+            if record.get("status") == "done" and str(record.get("finished")) >= since:
+                return load_run(path)
+        return make(job, watch, replaced=tuple(path for path, _ in before))
 
 
-def _finish(partial: Path, name: str) -> Path:
-    """Give the run its final name, and this name to every text in it that has the temporary one."""
-    for count in itertools.count(1):
-        final = partial.parent / (name if count == 1 else f"{name}-{count}")
-        try:
-            final.mkdir()  # nobody else can take the name from here on
-            break
-        except FileExistsError:
-            continue
-    for file in partial.rglob("*"):
-        if file.suffix in (".ipynb", ".json", ".csv", ".txt", ".yaml", ".html") and file.is_file():
-            old = file.read_bytes()
-            new = old.replace(partial.name.encode(), final.name.encode())
-            if new != old:
-                file.write_bytes(new)
-    if os.name == "nt":
-        final.rmdir()  # elsewhere the rename replaces an empty folder
-    return partial.rename(final)
+def _carry_out(
+    job: Job, folder: Path, record: dict[str, Any], watch: Callable[[Execution], None] | None
+) -> None:
+    """Execute the notebook in `folder` and complete the run's record."""
+    record |= environment(job.study.path)
+    record["cwd"] = job.directory or record["cwd"]
+    record["data"] = _provenance(job.study, job.values)  # before: files may change while it runs
+    write_json(folder / "run.json", record)
+    role, started = job.study.with_role("run_dir"), time.monotonic()
+    execution = Execution(watch)
+    record["error"] = execute(
+        job.study.path,
+        folder / "notebook.ipynb",
+        job.values | ({role: str(folder)} if role else {}),
+        kernel=job.kernel,
+        execution=execution,
+        timeout=job.timeout,
+        environment=job.environment,
+        directory=job.directory,
+    )
+    record |= {"finished": _now(), "seconds": round(time.monotonic() - started, 3)}
+    peak = execution.peak_memory
+    record["peak_memory_mb"] = None if peak is None else round(peak / 1e6, 1)
+    record["kernel_seconds"] = execution.kernel_seconds
+    record |= _tidy(folder / "notebook.ipynb", job.study)
+    record["status"] = "failed" if record["error"] else "done"
+
+
+def what_went_wrong(error: Mapping[str, Any]) -> str:
+    """Say where a run failed and why.
+
+    >>> what_went_wrong({"heading": "Data", "type": "OSError", "message": "No such file"})
+    " under 'Data'. OSError: No such file."
+    """
+    where = f" under '{error['heading']}'" if error["heading"] else ""
+    return f"{where}. {error['type']}: {_one_sentence(error['message'])}"
+
+
+def _is_done(path: Path) -> bool:
+    return read_record(path).get("status") == "done"
 
 
 def _tidy(path: Path, study: Study) -> dict[str, Any]:
     """Strip what does not outlive the kernel from the stored notebook; time by heading."""
     import nbformat
+
+    from geowb.batch.client import LEFT_OUT
 
     if not path.is_file():
         return {"timings": {}, "warnings": []}
@@ -245,10 +343,12 @@ def _tidy(path: Path, study: Study) -> dict[str, Any]:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
     size, warnings = path.stat().st_size, []
+    if LEFT_OUT in path.read_text("utf-8"):
+        warnings.append("A cell printed very much; the stored notebook lacks the middle of it.")
     if size > _LARGEST_NOTEBOOK:
-        warnings = [
+        warnings.append(
             f"The executed notebook has {size / 1e6:.1f} MB; more than 2 MB are slow to open."
-        ]
+        )
     return {"timings": timings, "warnings": warnings}
 
 
@@ -263,11 +363,6 @@ def _provenance(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
         except GeowbError as error:
             found[parameter] = {"error": str(error)}
     return found
-
-
-def _code_cells(path: Path) -> int:
-    cells = json.loads(path.read_text("utf-8"))["cells"]
-    return sum(c["cell_type"] == "code" and bool("".join(c["source"]).strip()) for c in cells)
 
 
 def _one_sentence(message: str, longest: int = 600) -> str:

@@ -35,6 +35,9 @@ TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 RULES = frozenset({"check", "choices", "min", "above", "max", "role"})
 _ARGUMENTS = frozenset({"catalog", "variables", "bands", "selection", "model"})
 
+#: What the ``study`` entry can say: texts, and for the report lists of names.
+_ABOUT = {"title": str, "paper": str, "summary": str, "figures": list, "metrics": list}
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -63,6 +66,8 @@ class Study:
     parameters: Mapping[str, Parameter]
     profiles: Mapping[str, Mapping[str, Any]]
     problems: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()  # key figures, as they are called in figures/
+    metrics: tuple[str, ...] = ()  # key metrics; {parameter} stands for a parameter's value
 
     def with_role(self, role: str) -> str | None:
         """Name of the parameter that has this role (``"run_dir"``), if there is one."""
@@ -225,6 +230,18 @@ def _block_problems(block: Mapping[str, Any], names: set[str]) -> list[str]:
             for name in values
             if name not in names
         ]
+    return problems + _about_problems(block.get("study", {}))
+
+
+def _about_problems(about: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for key, value in about.items():
+        kind = _ABOUT.get(key)
+        if kind is None:
+            problems.append(f"Its metadata has an unknown '{key}'. {did_you_mean(key, _ABOUT)}")
+        elif not isinstance(value, kind) or not all(isinstance(item, str) for item in value):
+            expected = "a list of names" if kind is list else "a text"
+            problems.append(f"Its metadata has {value!r} for '{key}', which is not {expected}.")
     return problems
 
 
@@ -310,4 +327,11 @@ def _study(path: Path, notebook: Mapping[str, Any]) -> Study:
         parameters=parameters,
         profiles=block.get("profiles", {}),
         problems=tuple(lint(notebook)) if "study" in block else (),
+        figures=_listed(about, "figures"),
+        metrics=_listed(about, "metrics"),
     )
+
+
+def _listed(about: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = about.get(key, ())
+    return tuple(map(str, value)) if isinstance(value, list) else ()
