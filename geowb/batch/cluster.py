@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -26,7 +27,7 @@ from geowb.errors import RequestError
 
 __all__ = ["Cluster"]
 
-_SECONDS_TO_CONNECT = 8
+_SECONDS_TO_CONNECT = 6
 _SECONDS_TO_COME_BACK = 10
 _SECONDS_IDLE = 60.0  # then a worker's process ends: nobody may be left to close it
 
@@ -46,6 +47,7 @@ class Cluster:
         self._events, self._name = events, f"geowb-{secrets.token_hex(4)}"
         self._address, self._lost, self._futures = address, 0.0, {}
         self._client = _connect(address)
+        self._levels = _quiet()
         try:
             facts = self._look_around(out)
             self.shared = all(fact["sees"] for fact in facts.values())
@@ -55,7 +57,7 @@ class Cluster:
             self._client.subscribe_topic(self._name, self._hear)
             self._client.register_plugin(_Processes(self._name, study, runs), name=self._name)
         except BaseException:
-            self._client.close()
+            self.close()
             raise
 
     @property
@@ -92,6 +94,12 @@ class Cluster:
         gone = self._lost and time.monotonic() - self._lost > _SECONDS_TO_COME_BACK
         return f"The scheduler at {self._address} no longer answers." if gone else ""
 
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End what is still being made, and leave the cluster as it was."""
         with contextlib.suppress(Exception):  # whatever a lost cluster raises
@@ -100,9 +108,12 @@ class Cluster:
                 self._client.unregister_worker_plugin(self._name)
         with contextlib.suppress(Exception):  # whatever a lost cluster raises
             self._client.close(timeout=5)
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
 
     def _look_around(self, out: Path) -> dict[str, dict[str, Any]]:
         """Ask each worker what it is and whether it sees the folder for runs."""
+        out.mkdir(parents=True, exist_ok=True)
         token = out / f".{self._name}"
         token.write_text(self._name, encoding="utf-8")
         try:
@@ -152,15 +163,25 @@ def _connect(address: str) -> distributed.Client:
         ) from error
 
 
-def _describe(token: str, content: str) -> dict[str, Any]:
+def _quiet() -> dict[logging.Logger, int]:
+    """Silence distributed, which tells of lost connections with tracebacks; gives the old levels."""
+    known = logging.Logger.manager.loggerDict
+    names = ["distributed", *(name for name in known if name.startswith("distributed."))]
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    return levels
+
+
+def _describe(token: str, content: str, dask_worker: distributed.Worker) -> dict[str, Any]:
     """Tell the sweep what it has to know of this worker."""
-    worker, file = distributed.get_worker(), Path(token)
+    file = Path(token)
     try:
         sees = file.read_text("utf-8") == content and os.access(file.parent, os.W_OK)
     except OSError:
         sees = False
-    facts = {"sees": sees, "geowb": geowb.__version__, "threads": worker.state.nthreads}
-    return facts | {"host": worker.ip}
+    facts = {"sees": sees, "geowb": geowb.__version__, "host": dask_worker.ip}
+    return facts | {"threads": dask_worker.state.nthreads}
 
 
 def _perform(name: str, order: dict[str, Any]) -> dict[str, Any]:

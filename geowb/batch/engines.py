@@ -57,6 +57,12 @@ class Local:
         """Say what is wrong with the engine itself; it is this machine, so nothing."""
         return ""
 
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End all workers and their kernels; unfinished runs are removed."""
         with self._lock:

@@ -163,8 +163,8 @@ def _read(path: Path) -> dict[str, Any]:
         if (path / "metrics.json").exists():
             metrics = _checked_metrics(_mapping(path / "metrics.json"))
         problem = ""
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"{error or type(error).__name__}"
+    except (OSError, ValueError) as error:
+        problem = str(error)
     base = _base(path, record)
     if problem:
         base |= {"status": "broken", "error": _sentence(problem)}
@@ -174,7 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _mapping(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds a {type(content).__name__}, not names and values")

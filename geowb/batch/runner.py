@@ -372,4 +372,4 @@ def _one_sentence(message: str, longest: int = 600) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

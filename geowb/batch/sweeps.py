@@ -133,7 +133,7 @@ class _Sweep:
         self.results: dict[int, Run] = {}
         self.waiting = deque(range(len(asked.values)))
         self.labels = [folder.label(values, asked.varied) for values in asked.values]
-        since = datetime.now(UTC).isoformat(timespec="seconds") if force else ""
+        since = datetime.now(UTC).isoformat(timespec="milliseconds") if force else ""
         self._common = common | {"study": self.study, "since": since, "out": str(out)}
         self._common |= {"directory": str(Path.cwd())}
         self._running: set[int] = set()
@@ -297,22 +297,25 @@ def _engine(
 ) -> Iterator[Any]:
     """Engine that makes the runs; it is closed at the end, whatever happens."""
     study, fresh = Snapshot.of(going.asked.study), not going.out.exists()
-    if scheduler:
-        from geowb.batch.cluster import Cluster
-
-        engine = Cluster(scheduler, study, going.out, events)
-    else:
-        engine = Local(study, min(at_a_time, len(going.waiting)), events)
-    try:
-        if scheduler and (problems := engine.examine(list(going.asked.values), kernel)):
-            raise refusal(going.asked.study, problems)
-        going.out.mkdir(parents=True, exist_ok=True)
-        yield engine
-    finally:
-        engine.close()
+    with contextlib.ExitStack() as stack:
         if fresh:
-            with contextlib.suppress(OSError):
-                going.out.rmdir()  # of a request that was wrong nothing is left
+            stack.callback(_remove_empty, going.out)  # of a wrong request nothing is left
+        if scheduler:
+            from geowb.batch.cluster import Cluster
+
+            engine = stack.enter_context(Cluster(scheduler, study, going.out, events))
+            if problems := engine.examine(list(going.asked.values), kernel):
+                raise refusal(going.asked.study, problems)
+        else:
+            workers = min(at_a_time, len(going.waiting))
+            engine = stack.enter_context(Local(study, workers, events))
+            going.out.mkdir(parents=True, exist_ok=True)
+        yield engine
+
+
+def _remove_empty(out: Path) -> None:
+    with contextlib.suppress(OSError):
+        out.rmdir()
 
 
 def _workers(workers: int | None, scheduler: str | None, going: _Sweep) -> int:

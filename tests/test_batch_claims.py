@@ -1,0 +1,398 @@
+"""The ledger's rules, and verdicts from run directories."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t, ttest_1samp
+from test_batch_results import REAL, WORLD, write_run
+
+import geowb
+from geowb.batch.claims import DoneRun, judge, load_claims, statistics
+from geowb.batch.ledger import Condition, Paper, Rule
+from geowb.batch.results import load_runs
+from geowb.errors import RequestError
+
+PROJECT = Path(__file__).resolve().parent.parent
+FROZEN = {"weights": "swin.safetensors", "freeze_backbone": True, "epochs": 40, "regions": []}
+FROZEN |= {"label_density": 1.0, "encoder": "swin_demo", "data": "world", "accelerator": "cpu"}
+CLAIM = {
+    "says": "It is close.",
+    "published": [{"name": "RMSE", "value": 68.7, "unit": "Mg/ha", "source": "abstract"}],
+    "quantity": "RMSE, frozen / U-Net",
+    "unit": "",
+    "ratio": ["rmse/{encoder}/all", "rmse/unet/all"],
+    "holds": {"at_most": 1.1},
+    "data": ["world"],
+}
+
+
+def ledger(**changes):
+    claim = {key: value for key, value in {**CLAIM, **changes}.items() if value is not None}
+    block = {"title": "A paper", "cite": "A, 2024", "study": "agb_transfer"}
+    return {"1": Paper.model_validate({**block, "known_from": "abstract", "claims": {"c": claim}})}
+
+
+def runs(folder, ratios, *, name="r", frozen=80.0, **changes):
+    """A run for each ratio of RMSE, with seeds 0, 1, ..."""
+    parameters = FROZEN | changes.pop("parameters", {})
+    for seed, ratio in enumerate(ratios):
+        metrics = {
+            "rmse/swin_demo/all": ratio and frozen,
+            "rmse/unet/all": ratio and frozen / ratio,
+        }
+        write_run(
+            folder / f"{name}{seed}", metrics, parameters={"seed": seed} | parameters, **changes
+        )
+
+
+def only(folder, **changes):
+    (verdict,) = judge(ledger(**changes), folder)
+    return verdict
+
+
+# --- verdicts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict", "reason"),
+    [
+        ([1.05, 1.06, 1.04], "holds", "In all 3 runs at most 1.1, and so is the 95 % interval"),
+        ([1.25, 1.26, 1.24], "does not hold", "In all 3 runs above 1.1, and so is the 95 %"),
+        ([1.05, 1.06], "cannot tell", "Too few seeds: 2, and 3 are needed"),
+        ([1.05, 1.06, 1.2], "cannot tell", "The runs disagree: 2 of 3 are at most 1.1"),
+        ([1.09, 1.0, 0.9], "cannot tell", "In all 3 runs at most 1.1, but the 95 % interval"),
+        ([1.11, 1.2, 1.4], "cannot tell", "In all 3 runs above 1.1, but the 95 % interval"),
+        ([1.05, 1.06, 1.04, None], "cannot tell", "1 of 4 runs have no finite value"),
+    ],
+)
+def test_a_verdict_needs_every_run_and_the_interval(tmp_path, ratios, verdict, reason):
+    runs(tmp_path, ratios)
+    found = only(tmp_path)
+    assert found.verdict == verdict
+    assert reason in found.reason
+    assert found.n == len([r for r in ratios if r])
+    assert [v["seed"] for v in found.values] == list(range(len(ratios)))
+
+
+def test_the_interval_is_students_of_the_paired_quantity(tmp_path):
+    ratios = [1.02, 1.05, 1.07, 1.03]
+    runs(tmp_path, ratios)
+    found = only(tmp_path)
+    expected = ttest_1samp(ratios, 0).confidence_interval(0.95)
+    assert found.interval == pytest.approx(tuple(expected))
+    # by hand: mean 1.0425, sd 0.0221736, t(0.975, 3) = 3.182446
+    half = 3.182446305284263 * 0.022173558 / 2
+    assert found.interval == pytest.approx((1.0425 - half, 1.0425 + half), rel=1e-7)
+    assert found.mean == pytest.approx(1.0425)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8))
+def test_statistics_match_the_textbook(values):
+    found = statistics(values)
+    n = len(values)
+    mean = math.fsum(values) / n
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    assert found["mean"] == pytest.approx(mean, abs=1e-6)
+    assert found["sd"] == pytest.approx(sd, rel=1e-6, abs=1e-6)
+    half = t.ppf(0.975, n - 1) * sd / math.sqrt(n)
+    assert found["interval"][1] - found["mean"] == pytest.approx(half, rel=1e-6, abs=1e-5)
+
+
+def test_a_count_needs_one_run(tmp_path):
+    runs(tmp_path, [1.05])
+    assert only(tmp_path, exact=True).verdict == "holds"
+    assert only(tmp_path, exact=True, holds={"below": 1.0}).verdict == "does not hold"
+    assert only(tmp_path).verdict == "cannot tell"
+    runs(tmp_path, [1.05, 1.2], name="other")
+    assert only(tmp_path, exact=True).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        ({"above": 0}, "holds"),
+        ({"at_least": 0}, "holds"),
+        ({"below": 0}, "does not hold"),
+        ({"above": 20}, "does not hold"),
+    ],
+)
+def test_differences_and_single_metrics_are_judged_too(tmp_path, holds, verdict):
+    runs(tmp_path, [1.05, 1.06, 1.04])
+    difference = ["rmse/{encoder}/all", "rmse/unet/all"]
+    assert only(tmp_path, ratio=None, difference=difference, holds=holds).verdict == verdict
+    metric = only(tmp_path, ratio=None, metric="rmse/unet/all", holds={"above": 70})
+    assert metric.mean == pytest.approx(sum(80 / r for r in (1.05, 1.06, 1.04)) / 3)
+
+
+def test_nothing_on_the_threshold_is_clear(tmp_path):
+    runs(tmp_path, [1.0, 1.0, 1.0])
+    assert only(tmp_path, holds={"at_most": 1.0}).verdict == "cannot tell"
+    assert only(tmp_path, holds={"at_most": 1.0}, exact=True).verdict == "holds"
+
+
+# --- which runs count ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"label_density": 0.5}, {"encoder": "prithvi_swin_B"}, {"regions": ["cerrado"]}, {"new": 1}],
+)
+def test_other_settings_are_not_pooled_as_if_they_were_seeds(tmp_path, change):
+    runs(tmp_path, [1.05, 1.06], name="a")
+    runs(tmp_path, [1.3, 1.3], name="b", parameters=change | {"seed": 7})
+    found = judge(ledger(ratio=None, metric="rmse/unet/all", holds={"above": 0}), tmp_path)
+    assert [v.verdict for v in found] == ["cannot tell", "cannot tell"]
+    assert [v.settings.get(next(iter(change))) for v in found][1] == next(iter(change.values()))
+
+
+def test_simulated_and_real_data_are_lines_of_their_own(tmp_path):
+    runs(tmp_path, [1.05, 1.06, 1.04], name="world", data=WORLD)
+    runs(tmp_path, [1.3, 1.31, 1.32], name="real", data=REAL)
+    older = {"data": WORLD["data"] | {"world_version": "0.9"}}
+    runs(tmp_path, [1.05], name="old", data=older)
+    found = {v.data: (v.verdict, v.evidence, v.simulated) for v in judge(ledger(), tmp_path)}
+    assert found == {
+        "world 1.0 (simulated)": ("holds", "simulated", True),
+        "agb_south_texas": ("does not hold", "real", False),
+        "world 0.9 (simulated)": ("cannot tell", "simulated", True),
+    }
+
+
+def test_technical_parameters_do_not_split_a_group(tmp_path):
+    for seed, (accelerator, catalog) in enumerate([("cpu", ""), ("gpu", ""), ("gpu", "my.yaml")]):
+        changes = {"accelerator": accelerator, "catalog": catalog, "seed": seed}
+        runs(tmp_path, [1.05], name=accelerator + str(seed), parameters=changes)
+    assert only(tmp_path).n == 3
+
+
+def test_a_repeat_of_the_same_parameters_counts_once_and_the_newest_wins(tmp_path):
+    runs(tmp_path, [1.05, 1.06], started="2026-01-01T00:00:00+00:00")
+    runs(tmp_path, [1.2], name="again", started="2026-02-01T00:00:00+00:00")
+    runs(tmp_path, [1.3], name="before", started="2025-12-01T00:00:00+00:00")
+    found = only(tmp_path)
+    assert found.n == 2
+    assert sorted(v["value"] for v in found.values) == pytest.approx([1.06, 1.2])
+    assert found.verdict == "cannot tell"
+    assert "not counted: 2" in found.reason
+
+
+def test_failed_and_broken_runs_never_count(tmp_path):
+    runs(tmp_path, [1.05, 1.05], name="done")
+    runs(tmp_path, [1.05, 1.05, 1.05], name="failed", status="failed", error={"type": "E"})
+    runs(tmp_path, [1.05, 1.05, 1.05], name="broken")
+    for seed in range(3):
+        (tmp_path / f"broken{seed}" / "metrics.json").write_text("{")
+    assert only(tmp_path).n == 2
+
+
+def test_runs_of_several_versions_are_told(tmp_path):
+    for seed, commit in enumerate("aab"):
+        runs(tmp_path, [1.05], name=f"{commit}{seed}", commit=commit, parameters={"seed": seed})
+    assert "The runs are of 2 versions of geowb." in only(tmp_path).reason
+
+
+def test_a_metric_that_is_not_finite_is_not_left_out(tmp_path):
+    """A seed that diverged must not vanish from the count."""
+    runs(tmp_path, [1.05, 1.06, 1.04, None])
+    assert only(tmp_path).verdict == "cannot tell"
+    (tmp_path / "r3" / "metrics.json").write_text("{}")  # recorded nothing at all
+    assert only(tmp_path).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"parameters": {"weights": ""}}, "weights not empty (not so in 3)"),
+        ({"profile": "teaching"}, "profile full or paper (not so in 3)"),
+        ({"profile": None}, "profile full or paper (not so in 3)"),
+        ({"parameters": {"epochs": 6}}, "epochs at least 40 (not so in 3)"),
+        ({"parameters": {"freeze_backbone": False}}, "freeze_backbone = true (not so in 3)"),
+        ({"parameters": {"regions": ["cerrado"]}}, "regions = [] (not so in 3)"),
+    ],
+)
+def test_what_is_no_test_of_the_frozen_encoder_does_not_count(tmp_path, change, told):
+    runs(tmp_path, [1.05, 1.06, 1.04], **change)
+    paper = {"2406.19888": load_claims()["2406.19888"]}
+    found = {v.claim: v for v in judge(paper, tmp_path)}["frozen-is-close"]
+    assert found.verdict == "not tested here"
+    assert told in found.reason
+    assert found.command == "geowb sweep agb_transfer --profile full -p weights=FILE --repeat 3"
+
+
+def test_the_frozen_encoder_is_tested_by_full_runs_with_weights(tmp_path):
+    runs(tmp_path, [1.05, 1.06, 1.04])
+    paper = {"2406.19888": load_claims()["2406.19888"]}
+    found = {v.claim: v.verdict for v in judge(paper, tmp_path)}
+    assert found["frozen-is-close"] == "holds"
+    assert found["unet-is-ahead"] == "holds"
+    assert found["fewer-parameters"] == "not tested here"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "There is no done run of agb_transfer."),
+        ({"awaits": "a transfer matrix"}, "Awaits a transfer matrix."),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, changes, told):
+    found = only(tmp_path, **changes)
+    assert (found.verdict, found.reason, found.n) == ("not tested here", told, 0)
+    assert bool(found.command) is not bool(changes)
+
+
+def test_a_missing_metric_is_named(tmp_path):
+    runs(tmp_path, [1.05])
+    found = only(tmp_path, ratio=None, metric="ssim/{encoder}/{what}")
+    assert "without the metric ssim/swin_demo/{what}" in found.reason
+
+
+def test_commands_name_what_the_profile_does_not_set(tmp_path):
+    where = {"profile": "paper", "epochs": 500, "freeze_backbone": False, "seed": {"at_least": 2}}
+    found = only(tmp_path, where=where, data=["agb_south_texas"], seeds=5)
+    assert found.command == (
+        "geowb sweep agb_transfer --profile paper -p epochs=500 -p freeze_backbone=false "
+        "-p seed=2 -p data=agb_south_texas --repeat 5"
+    )
+    assert only(tmp_path, exact=True).command == "geowb run agb_transfer"
+
+
+def test_a_count_groups_by_what_it_depends_on(tmp_path):
+    runs(tmp_path, [1.05, 1.05], name="a")
+    runs(tmp_path, [1.05], name="b", parameters={"epochs": 3})
+    assert only(tmp_path, exact=True, depends_on=["encoder"]).n == 3
+    assert only(tmp_path, exact=True, depends_on=["encoder"]).settings == {"encoder": "swin_demo"}
+
+
+def test_a_table_of_runs_is_taken_and_another_is_refused(tmp_path):
+    runs(tmp_path, [1.05, 1.06, 1.04])
+    frame = load_runs(tmp_path)
+    assert judge(ledger(), frame) == judge(ledger(), tmp_path)
+    frame.attrs = {}
+    with pytest.raises(RequestError, match="load_runs"):
+        judge(ledger(), frame)
+
+
+# --- the ledger ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("at_most: 1.10", "at_mots: 1.10", "claim frozen-is-close, key holds.at_mots"),
+        ("at_most: 1.10", "at_most: 1.10, above: 2", "claim frozen-is-close, key holds: give exa"),
+        ("at_most: 1.10", "at_most: .nan", "claim frozen-is-close, key holds.at_most"),
+        (", source: abstract}", "}", "claim fewer-parameters, key published.2.source"),
+        ("      exact: true", "      exactly: true", "Did you mean 'exact'?"),
+        ("  study: agb_transfer", "  studio: x", "paper 2406.19888, key study"),
+        ('{not: ""}', "{is: 1}", "key where.weights.is"),
+        ('{not: ""}', "{not: a, at_least: 1}", "key where.weights: give a value, or exactly one"),
+        ("    frozen-is-close:", "    fewer-parameters:", "'fewer-parameters' stands twice"),
+        ('"2403.17886":', "2406.19888:", "'2406.19888' stands twice"),
+        ("data: [world, agb_granite]", "data: []", "key data"),
+        ("claims:", "claims: {", "cannot be read"),
+    ],
+)
+def test_errors_name_paper_claim_and_key(tmp_path, old, new, told):
+    text = (PROJECT / "notebooks" / "claims.yaml").read_text("utf-8")
+    assert old in text
+    file = tmp_path / "claims.yaml"
+    file.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(RequestError) as error:
+        load_claims(file)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", "2406.19888"])
+def test_what_is_no_ledger_is_refused(tmp_path, content):
+    file = tmp_path / "claims.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RequestError, match="claims"):
+        load_claims(file)
+
+
+def test_an_arxiv_id_without_quotes_keeps_its_last_zero(tmp_path):
+    text = (PROJECT / "notebooks" / "claims.yaml").read_text("utf-8")
+    file = tmp_path / "claims.yaml"
+    file.write_text(re.sub(r'^"([\d.]+)":', r"\1:", text, flags=re.MULTILINE), "utf-8")
+    assert list(load_claims(file)) == list(load_claims())
+
+
+@pytest.mark.parametrize(
+    ("condition", "yes", "no"),
+    [
+        (True, [True], [1, "true", None, False]),
+        (1, [1, 1.0], [True, "1"]),
+        ([], [[]], ["", ["a"]]),
+        ({"not": ""}, ["a"], ["", None]),
+        ({"one_of": ["a", "b"]}, ["a"], ["c", None, ["a"]]),
+        ({"at_least": 40}, [40, 41.5], [39, None, "x"]),
+    ],
+)
+def test_conditions(condition, yes, no):
+    condition = Condition.model_validate(condition)
+    assert [condition.met(value) for value in yes] == [True] * len(yes)
+    assert [condition.met(value) for value in no] == [False] * len(no)
+
+
+@pytest.mark.parametrize(
+    ("rule", "below", "at", "above"),
+    [
+        ("at_most", True, True, False),
+        ("at_least", False, True, True),
+        ("above", False, False, True),
+        ("below", True, False, False),
+    ],
+)
+def test_rules(rule, below, at, above):
+    rule = Rule.model_validate({rule: 1})
+    assert [rule.met(value) for value in (0.5, 1, 1.5)] == [below, at, above]
+    assert rule.threshold == 1
+
+
+def test_the_shipped_ledger_is_honest():
+    papers = load_claims()
+    assert list(papers) == ["2406.19888", "2403.17886", "2310.18660", "2204.04778"]
+    catalog = geowb.open_catalog()
+    for paper in papers.values():
+        assert 4 <= len(paper.claims) <= 8
+        for name, claim in paper.claims.items():
+            assert all(item.source.strip() for item in claim.published), name
+            assert set(claim.data) <= set(catalog), name
+            if not claim.exact:
+                assert claim.seeds >= 3
+                assert "profile" in claim.where, f"{name} could be settled by a teaching run"
+    text = yaml.dump(yaml.safe_load((PROJECT / "notebooks" / "claims.yaml").read_text("utf-8")))
+    assert not re.search(r"\bshared\b|reference/|\bissue|\bsession|NOT FOUND", text)
+
+
+def test_claims_on_studies_that_exist_name_parameters_and_metrics_that_they_have():
+    """A metric's name, filled, must match one of the patterns that the notebook records."""
+    for paper in load_claims().values():
+        file = PROJECT / "notebooks" / f"{paper.study}.ipynb"
+        if not file.is_file():
+            continue
+        study = geowb.batch.load_study(file)
+        cells = json.loads(file.read_text("utf-8"))["cells"]
+        source = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        recorded = re.findall(r'run\.metric\(f?"([^"]+)"', source)
+        patterns = [re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(name)) for name in recorded]
+        defaults = {p.name: p.default for p in study.parameters.values()}
+        run = DoneRun("", "", None, "", "", 0.0, defaults, {}, ("", "", ""))
+        for name, claim in paper.claims.items():
+            assert claim.where.keys() <= {*study.parameters, "profile"}, name
+            assert set(claim.depends_on) <= study.parameters.keys(), name
+            for metric in map(run.fill, claim.metrics):
+                assert "{" not in metric, name
+                known = any(re.fullmatch(pattern, metric) for pattern in patterns)
+                assert known or claim.awaits, f"{name}: {metric} is recorded nowhere"
+                assert not (known and claim.awaits), f"{name} awaits what is there"

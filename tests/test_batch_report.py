@@ -1,0 +1,307 @@
+"""The report: sealed, escaped, honest about data, whole in every empty state."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from nbformat import v4
+from PIL import Image
+from test_batch_claims import ledger, runs
+from test_batch_results import REAL, write_run
+
+from geowb.batch.pages import picture
+from geowb.batch.report import figures, report
+from geowb.batch.results import read_parquet
+from geowb.batch.studies import lint
+from geowb.errors import RequestError
+
+HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png onerror=y()>\"'&"
+
+
+class Page(HTMLParser):
+    """Everything that a page would load, link or run."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.links, self.tags, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.loaded += [
+            attributes[n] for n in ("src", "srcset", "data", "poster") if n in attributes
+        ]
+        if tag == "link":
+            self.loaded.append(attributes.get("href"))
+        if tag == "a":
+            self.links.append(attributes["href"])
+        assert not [name for name in attributes if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def read(path):
+    return Page(path.read_text("utf-8"))
+
+
+def draw(file, size=(40, 30), mode="RGB"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 60).convert(mode).save(file)
+    return file
+
+
+def write_notebook(run, *, study=None, output="42"):
+    cell = v4.new_code_cell("print(6 * 7)", outputs=[v4.new_output("stream", text=output)])
+    notebook = v4.new_notebook(cells=[cell], metadata={"geowb": {"study": study or {}}})
+    nbformat.write(notebook, run / "notebook.ipynb")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Runs of all kinds, some under a name that a link must not take literally."""
+    folder = tmp_path / "my 50% runs"
+    runs(folder, [1.05, 1.06, 1.04], name="world")
+    runs(folder / "50%25 #1?", [1.31], name="real", data=REAL)
+    for run in ("world2", "50%25 #1?/real0"):
+        write_notebook(folder / run)
+        for name in ("maps.png", "rmse_by_bin.png", "other.png"):
+            draw(folder / run / "figures" / name)
+    failed = write_run(
+        folder / "failed",
+        status="failed",
+        error={"heading": "Experiment", "type": "ValueError", "message": HOSTILE},
+    )
+    write_notebook(failed)
+    (write_run(folder / "broken") / "run.json").write_text("{")
+    return folder
+
+
+def test_says_what_there_is_and_of_which_data(folder):
+    page = read(report(folder))
+    assert "Of 28 claims: 0 hold, 0 do not hold, 0 cannot be told," in page.text
+    assert "differ between data or settings" in page.text
+    assert "4 done, 1 failed, 1 unreadable" in page.text
+    assert "Some results here come from the simulated world." in page.text
+    assert "RMSE, frozen encoder / U-Net" in page.text
+    assert "1.050 ± 0.010" in page.text
+    assert "65.5 Mg/ha section 5, as quoted in a digest" in page.text
+    assert "In all 3 runs at most 1.1, and so is the 95 % interval, 1.025 to 1.075." in page.text
+    assert "run.json cannot be read as JSON" in page.text
+    for word in ("✓ holds", "? cannot tell", "simulated world 1.0", "real agb_south_texas"):
+        assert word in page.text
+
+
+def test_everything_is_inside_and_links_lead_somewhere(folder):
+    file = report(folder)
+    text, page = file.read_text("utf-8"), read(file)
+    assert page.loaded
+    assert all(source.startswith("data:image/") for source in page.loaded)
+    assert "script" not in page.tags
+    assert "url(" not in text.split("</style>")[0]
+    assert "default-src 'none'" in text
+    for link in page.links:
+        if link.startswith("#"):
+            assert f'id="{link[1:]}"' in text
+        elif not re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", link):
+            assert (folder / unquote(link)).is_file(), link
+    names = {unquote(link) for link in page.links}
+    assert {"world2/notebook.ipynb", "report_notebooks/world2.html"} <= names
+    assert "report_notebooks/failed.html" in names
+
+
+def test_notebook_pages_run_and_load_nothing(folder):
+    report(folder)
+    text = (folder / "report_notebooks" / "world2.html").read_text("utf-8")
+    assert text.index("Content-Security-Policy") < text.index("<script")
+    assert "42" in text
+    assert not re.search(r"(?:src|href|import|from)\s*=?\s*[\"']https?:", text)
+
+
+def test_hostile_text_is_shown_not_run(tmp_path):
+    parameters = {"encoder": HOSTILE, "label_density": 1.0}
+    runs(tmp_path, [1.05], profile=HOSTILE, parameters=parameters, data={"d": {"entry": HOSTILE}})
+    runs(tmp_path, [1.05], name="x", data={"d": {"entry": HOSTILE}}, parameters=parameters)
+    metrics = {HOSTILE: 1.0}
+    write_run(tmp_path / "m", metrics, study=HOSTILE, status="done")
+    write_run(tmp_path / "f", status="failed", error={"type": "E", "message": HOSTILE})
+    study = {"title": HOSTILE, "figures": ["../../secret.png"], "metrics": [HOSTILE]}
+    write_notebook(tmp_path / "m", study=study)
+    draw(tmp_path / "secret.png")
+    page = read(report(tmp_path))  # the parser asserts that there is no handler
+    assert page.loaded == []
+    assert "script" not in page.tags
+    assert "<script>alert" in page.text
+
+
+def test_claims_json_has_what_the_page_shows(folder):
+    report(folder)
+    verdicts = json.loads((folder / "claims.json").read_text("utf-8"))
+    found = {(v["claim"], v["data"]): v for v in verdicts}
+    close = found["frozen-is-close", "world 1.0 (simulated)"]
+    assert close["verdict"] == "holds"
+    assert close["simulated"] is True
+    assert close["rule"] == "at most 1.1"
+    assert close["n"] == 3
+    assert [v["run"] for v in close["values"]] == ["world0", "world1", "world2"]
+    assert [v["seed"] for v in close["values"]] == [0, 1, 2]
+    assert close["mean"] == pytest.approx(1.05)
+    assert close["interval"][0] < 1.05 < close["interval"][1]
+    assert close["published"][0] == {
+        "name": "RMSE, U-Net",
+        "value": 65.5,
+        "unit": "Mg/ha",
+        "source": "section 5, as quoted in a digest",
+        "qualifier": "",
+    }
+    assert found["frozen-is-close", "agb_south_texas"]["verdict"] == "cannot tell"
+    assert len(read_parquet(folder / "runs.parquet")) == 6
+
+
+def test_values_that_are_not_finite_stay_json(tmp_path):
+    runs(tmp_path, [1.05, 1.06, 1.04, None])
+    report(tmp_path)
+    verdicts = json.loads((tmp_path / "claims.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert [x["value"] for v in verdicts for x in v["values"] if x["seed"] == 3] == [None, None]
+
+
+def test_empty_states(tmp_path, monkeypatch):
+    page = read(report(tmp_path))
+    assert "There are no runs in this folder yet." in page.text
+    assert "28 are not tested here" in page.text
+    assert "simulated world." not in page.text
+    write_run(tmp_path / "a", study="bare", parameters={})
+    page = read(report(tmp_path))
+    assert "Its runs have recorded no metrics." in page.text
+    assert "No pictures." in page.text
+    monkeypatch.setattr(sys.modules["geowb.batch.report"], "notebooks_dir", lambda: tmp_path)
+    assert "There is no claims ledger" in read(report(tmp_path)).text
+
+
+def test_wrong_requests(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(RequestError, match="no folder"):
+        report(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="single run"):
+        report(run)
+    with pytest.raises(RequestError, match="cannot be read"):
+        report(tmp_path, claims=tmp_path / "no.yaml")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a"]
+    assert [file.name for file in run.iterdir()] == ["run.json"]
+
+
+def test_a_report_can_be_made_again_and_keeps_newer_notebook_pages(folder):
+    report(folder)
+    page = folder / "report_notebooks" / "world2.html"
+    stamp = page.stat().st_mtime_ns
+    report(folder)
+    assert page.stat().st_mtime_ns == stamp
+    os.utime(folder / "world2" / "notebook.ipynb", (2**31, 2**31))
+    report(folder)
+    assert page.stat().st_mtime_ns != stamp
+    hidden = [file.name for file in folder.iterdir() if file.name.startswith(".")]
+    assert hidden == []
+
+
+def test_a_notebook_that_is_none_and_a_missing_nbconvert_leave_no_page(folder, monkeypatch):
+    (folder / "world2" / "notebook.ipynb").write_text("{}")
+    links = {unquote(link) for link in read(report(folder)).links}
+    assert "report_notebooks/world2.html" not in links
+    assert "report_notebooks/50%25 #1?--real0.html" in links
+    for page in Path(folder / "report_notebooks").iterdir():
+        page.unlink()
+    monkeypatch.setitem(sys.modules, "nbconvert", None)
+    assert not [link for link in read(report(folder)).links if link.endswith(".html")]
+
+
+def test_many_settings_fold(tmp_path):
+    for number in range(12):
+        parameters = {"batch_size": number}
+        runs(tmp_path, [1.05, 1.2], name=f"b{number}-", parameters=parameters)
+    page = read(report(tmp_path))
+    assert "8 more settings: 8 cannot tell" in page.text
+    assert "4 more settings" in page.text
+
+
+def test_the_verdicts_of_all_lines_are_counted_not_the_best_one(tmp_path):
+    sys_report = sys.modules["geowb.batch.report"]
+    runs(tmp_path, [1.05, 1.06, 1.04], name="good")
+    runs(tmp_path, [1.3, 1.31, 1.32], name="bad", parameters={"encoder": "swin_demo", "lr": 1.0})
+    verdicts = sys_report.judge(ledger(), tmp_path)
+    (claim,) = sys_report._paper("1", ledger()["1"], verdicts)["claims"]
+    assert claim["verdict"] == "verdicts differ"
+
+
+def embedded(uri):
+    kind, content = uri.removeprefix("data:").split(";base64,")
+    return kind, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_pictures_are_made_smaller_and_what_is_none_is_left_out(tmp_path):
+    small = draw(tmp_path / "small.png")
+    kind, image = embedded(picture(small))
+    assert (kind, image.size) == ("image/png", (40, 30))
+    kind, image = embedded(picture(draw(tmp_path / "wide.png", (2400, 1200), "RGBA")))
+    assert (kind, image.size) == ("image/jpeg", (1200, 600))
+    (tmp_path / "broken.png").write_bytes(small.read_bytes()[:60])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "page.svg").write_text("<svg onload=alert(1)>")
+    for name in ("broken.png", "text.png", "page.svg", "missing.png"):
+        assert picture(tmp_path / name) == ""
+
+
+def test_pictures_without_pillow(tmp_path, monkeypatch):
+    small = draw(tmp_path / "small.png")
+    (tmp_path / "large.png").write_bytes(bytes(1_000_001))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert picture(small).startswith("data:image/png;base64,")
+    assert picture(tmp_path / "large.png") == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "text"),
+    [
+        (61.2345, 1.234, "61.2 ± 1.2"),
+        (61.2345, None, "61.23"),
+        (7763905.0, None, "7,763,905"),
+        (7763905.0, 0.0, "7,763,905"),
+        (0.123456, 0.000123, "0.12346 ± 0.00012"),
+        (123456.7, 4567.0, "123,457 ± 4,567"),
+        (114.7, 0.0, "114.7 ± 0"),
+        (None, None, "–"),
+    ],
+)
+def test_figures_have_the_digits_that_the_spread_warrants(mean, sd, text):
+    assert figures(mean, sd) == text
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"figures": ["maps.png"], "metrics": ["rmse/{encoder}/all"]}, ""),
+        ({"figures": "maps.png"}, "'maps.png' for 'figures', which is not a list of names"),
+        ({"metrics": [1]}, "[1] for 'metrics', which is not a list of names"),
+        ({"figure": ["maps.png"]}, "unknown 'figure'. Did you mean 'figures'?"),
+        ({"title": 3}, "3 for 'title', which is not a text"),
+    ],
+)
+def test_what_a_study_says_for_the_report_is_checked(about, told):
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a: int = 1"}
+    problems = lint({"cells": [cell], "metadata": {"geowb": {"study": about}}})
+    assert told in "".join(problems)
+    assert bool(problems) is bool(told)
