@@ -8,7 +8,19 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["errors", "batch.preflight", "batch.runner", "batch.studies"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "errors",
+        "batch.asked",
+        "batch.checks",
+        "batch.folder",
+        "batch.grid",
+        "batch.machine",
+        "batch.runner",
+        "batch.studies",
+    ],
+)
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(f"geowb.{module}"))
     assert result.attempted > 0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from geowb.batch.asked import Range, item, items
 from geowb.batch.grid import LARGEST, check, plan
-from geowb.batch.preflight import CHECKS, as_text, preflight
+from geowb.batch.checks import CHECKS, as_text, preflight
 from geowb.batch.studies import Parameter, load_study
 from geowb.errors import RequestError
 

@@ -17,7 +17,7 @@ from papermill.translators import PythonTranslator
 from geowb.bands import HLS6
 from geowb.batch import as_text, convert, load_study
 from geowb.batch import preflight as check
-from geowb.batch.preflight import CHECKS, sources
+from geowb.batch.checks import CHECKS, sources
 from geowb.batch.studies import TYPES, Parameter
 from geowb.errors import CatalogError, RequestError
 

@@ -20,7 +20,7 @@ from test_batch_claims import ledger, runs
 from test_batch_results import REAL, write_run
 
 from geowb.batch.pages import picture
-from geowb.batch.report import figures, report
+from geowb.batch.reports import figures, report
 from geowb.batch.results import read_parquet
 from geowb.batch.studies import lint
 from geowb.errors import RequestError
@@ -189,7 +189,7 @@ def test_empty_states(tmp_path, monkeypatch):
     page = read(report(tmp_path))
     assert "Its runs have recorded no metrics." in page.text
     assert "No pictures." in page.text
-    monkeypatch.setattr(sys.modules["geowb.batch.report"], "notebooks_dir", lambda: tmp_path)
+    monkeypatch.setattr(sys.modules["geowb.batch.reports"], "notebooks_dir", lambda: tmp_path)
     assert "There is no claims ledger" in read(report(tmp_path)).text
 
 
@@ -239,7 +239,7 @@ def test_many_settings_fold(tmp_path):
 
 
 def test_the_verdicts_of_all_lines_are_counted_not_the_best_one(tmp_path):
-    sys_report = sys.modules["geowb.batch.report"]
+    sys_report = sys.modules["geowb.batch.reports"]
     runs(tmp_path, [1.05, 1.06, 1.04], name="good")
     runs(tmp_path, [1.3, 1.31, 1.32], name="bad", parameters={"encoder": "swin_demo", "lr": 1.0})
     verdicts = sys_report.judge(ledger(), tmp_path)

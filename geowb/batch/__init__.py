@@ -13,8 +13,8 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "preflight": ["as_text", "convert", "preflight"],
-        "report": ["report"],
+        "checks": ["as_text", "convert", "preflight"],
+        "reports": ["report"],
         "results": ["load_runs"],
         "rundir": ["RunDirectory"],
         "folder": ["run_name"],

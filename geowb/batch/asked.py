@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from geowb.batch.preflight import WRONG, convert, settable, shown
+from geowb.batch.checks import WRONG, convert, settable, shown
 from geowb.batch.studies import Parameter, Study
 
 __all__ = ["Range", "csv_rows", "item", "items", "lower", "read_settings"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geowb.batch.asked import Range, csv_rows, item, items, lower, numbered, read_settings
-from geowb.batch.preflight import (
+from geowb.batch.checks import (
     WRONG,
     convert,
     machine_checks,

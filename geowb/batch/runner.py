@@ -23,7 +23,7 @@ from geowb.batch.folder import (
     run_name,
 )
 from geowb.batch.kernel import Execution, check_kernel, execute, heading_of
-from geowb.batch.preflight import preflight, sources
+from geowb.batch.checks import preflight, sources
 from geowb.batch.progress import Progress
 from geowb.batch.record import environment
 from geowb.batch.rundir import RunDirectory, write_json

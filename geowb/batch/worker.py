@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from geowb.batch.kernel import Execution, check_kernel
 from geowb.batch.machine import one_gpu
-from geowb.batch.preflight import machine_checks
+from geowb.batch.checks import machine_checks
 from geowb.batch.runner import Job, make_once
 from geowb.batch.studies import Study, load_study
 from geowb.errors import GeowbError
