@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geowb.batch.asked import Range, item, items
-from geowb.batch.grid import LARGEST, check, plan
 from geowb.batch.checks import CHECKS, as_text, preflight
+from geowb.batch.grid import LARGEST, check, plan
 from geowb.batch.studies import Parameter, load_study
 from geowb.errors import RequestError
 

@@ -164,7 +164,7 @@ def _connect(address: str) -> distributed.Client:
 
 
 def _quiet() -> dict[logging.Logger, int]:
-    """Silence distributed, which tells of lost connections with tracebacks; gives the old levels."""
+    """Silence distributed, which tells of a lost connection with tracebacks; give old levels."""
     known = logging.Logger.manager.loggerDict
     names = ["distributed", *(name for name in known if name.startswith("distributed."))]
     levels = {logger: logger.level for logger in map(logging.getLogger, names)}

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from geowb.batch.checks import preflight, sources
 from geowb.batch.folder import (
     claim,
     earlier,
@@ -23,7 +24,6 @@ from geowb.batch.folder import (
     run_name,
 )
 from geowb.batch.kernel import Execution, check_kernel, execute, heading_of
-from geowb.batch.checks import preflight, sources
 from geowb.batch.progress import Progress
 from geowb.batch.record import environment
 from geowb.batch.rundir import RunDirectory, write_json

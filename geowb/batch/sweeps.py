@@ -15,11 +15,11 @@ from typing import Any
 
 import geowb
 from geowb.batch import folder
+from geowb.batch.checks import as_text, refusal
 from geowb.batch.engines import Events, Local
 from geowb.batch.grid import Plan, plan
 from geowb.batch.kernel import check_kernel
 from geowb.batch.machine import gpus, room
-from geowb.batch.checks import as_text, refusal
 from geowb.batch.process import Snapshot
 from geowb.batch.progress import SweepProgress
 from geowb.batch.runner import Run, load_run

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from geowb.batch.checks import machine_checks
 from geowb.batch.kernel import Execution, check_kernel
 from geowb.batch.machine import one_gpu
-from geowb.batch.checks import machine_checks
 from geowb.batch.runner import Job, make_once
 from geowb.batch.studies import Study, load_study
 from geowb.errors import GeowbError
