@@ -1,9 +1,9 @@
 """Set up geowb and run its jobs, with nothing but Python 3.11 or newer.
 
-    python make.py run          install, run all studies at the teaching profile
+    python make.py run          install, run all studies at the teaching profile, write a report
     python make.py test         install, check the style, run the tests
     python make.py lab          install, open JupyterLab
-    python make.py bench        install, run the benchmarks
+    python make.py bench        install, run the benchmarks, write benchmarks/results.md
     python make.py lint         style checks alone
     python make.py wheelhouse   collect all packages for machines without a network
     python make.py lock         solve the dependencies anew (needs a network)
@@ -68,16 +68,17 @@ def main() -> int:
 
 
 def run() -> int:
-    """Run every study at the teaching profile; say where the results lie."""
+    """Run every study at the teaching profile; end with the report on the papers' claims."""
     install()
-    began, failed = time.monotonic(), []
+    began, failed, runs = time.monotonic(), [], ROOT / "runs"
     for study in studies():
         print(f"\n== {study}", flush=True)
-        arguments = [PYTHON, "-m", "geowb.cli", "run", study, "--profile", "teaching"]
-        if subprocess.run([*arguments, "--out", ROOT / "runs"], env=environment()).returncode:
+        words = ["sweep", study, "--profile", "teaching", "--force", "--out", runs / study]
+        if subprocess.run([PYTHON, "-m", "geowb.cli", *words], env=environment()).returncode:
             failed.append(study)
-    print(f"\n{len(studies())} studies in {time.monotonic() - began:.0f} s.")
-    print(f"Results: {ROOT / 'runs'} (one folder a run; open its notebook.ipynb)")
+    print(f"\n{len(studies())} studies in {time.monotonic() - began:.0f} s.", flush=True)
+    call([PYTHON, "-m", "geowb.cli", "report", runs])
+    print(f"Open {(runs / 'report.html').as_uri()} in a browser: what the runs show.")
     return fail(f"Failed: {', '.join(failed)}.") if failed else 0
 
 
@@ -103,10 +104,9 @@ def lab() -> int:
 
 
 def bench() -> int:
-    """Run the benchmarks."""
+    """Run the benchmarks; write benchmarks/results.md."""
     install()
-    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        call([PYTHON, script])
+    call([PYTHON, ROOT / "benchmarks" / "run.py"])
     return 0
 
 

@@ -1,21 +1,21 @@
-"""Seconds until geowb is there: `import geowb` and `geowb --help` beside a bare Python.
+"""Seconds until geowb is there: each command is started several times in turn."""
 
-Each is started several times in turn, in the same run; the median counts.
-"""
+from __future__ import annotations
 
 import statistics
 import subprocess
 import sys
 import time
 
+from run import Row
+
 REPEATS = 7
 COMMANDS = {
-    "python -c pass": [sys.executable, "-c", "pass"],
-    "import numpy": [sys.executable, "-c", "import numpy"],
-    "import geowb": [sys.executable, "-c", "import geowb"],
-    "geowb --help": [sys.executable, "-m", "geowb.cli", "--help"],
+    "bare": [sys.executable, "-c", "pass"],
+    "numpy": [sys.executable, "-c", "import numpy"],
+    "geowb": [sys.executable, "-c", "import geowb"],
+    "help": [sys.executable, "-m", "geowb.cli", "--help"],
 }
-LIMITS = {"import geowb": 0.5, "geowb --help": 1.0}
 
 
 def seconds(command: list[str]) -> float:
@@ -25,19 +25,15 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> int:
-    """Print a line for each command; fail if one is over its limit."""
-    taken = {name: [] for name in COMMANDS}
+def rows() -> list[Row]:
+    """Time `import geowb` and `geowb --help`."""
+    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(REPEATS):
         for name, command in COMMANDS.items():
             taken[name].append(seconds(command))
     median = {name: statistics.median(values) for name, values in taken.items()}
-    bare = median["python -c pass"]
-    for name, value in median.items():
-        limit = f"limit {LIMITS[name]:.1f} s" if name in LIMITS else ""
-        print(f"{name:15} {value:6.3f} s  {value / bare:5.1f} x a bare Python  {limit}")
-    return int(any(median[name] > limit for name, limit in LIMITS.items()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    note = f"median of {REPEATS} starts, Python's own included"
+    return [
+        Row("`import geowb`", median["geowb"], "`import numpy`", median["numpy"], "s", 0.5, note),
+        Row("`geowb --help`", median["help"], "a bare Python", median["bare"], "s", 1.0, note),
+    ]

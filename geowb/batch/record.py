@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import geowb
+from geowb.batch.machine import cores
 from geowb.paths import project_dir
 
 __all__ = ["environment"]
@@ -33,7 +34,9 @@ def environment(notebook: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: v for name in _PACKAGES if (v := _version(name))},
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
+        "host": platform.node(),
+        "pid": os.getpid(),
         "cwd": str(Path.cwd()),
     }
 
