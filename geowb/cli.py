@@ -112,7 +112,7 @@ Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help="Named set of values: teaching, full, paper.")
 ]
 Kernel = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Jupyter kernel.", show_default="python3")
+    str | None, typer.Option(metavar="NAME", help="Jupyter kernel; python3 if left out.")
 ]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Seconds that a run may take.", min=1)
@@ -195,13 +195,14 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder for the runs of this study.", show_default="runs/STUDY"
+            metavar="DIR", help="Folder for the runs of this study; runs/STUDY if left out."
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Runs at a time.", show_default="what cores, memory and GPUs allow"
+            metavar="N",
+            help="Runs at a time; if left out, what cores and memory allow, or a run a GPU.",
         ),
     ] = None,
     scheduler: Annotated[
@@ -213,10 +214,10 @@ def sweep(
     timeout: Timeout = None,
     help_parameters: HelpParameters = False,
 ) -> None:
-    """Run a study for all combinations of values; the same command again resumes.
+    """Run a study many times; the same command again resumes.
 
-    What is done stays, what is missing or failed is done. The last line printed is the folder
-    with the run directories; `geowb report` makes a page of it.
+    All combinations of the values are run. What is done stays, what is missing or failed is done.
+    The last line printed is the folder with the run directories; `geowb report` makes a page of it.
 
     Example: geowb sweep agb_transfer --profile teaching -p label_density=1,0.2 --repeat 3
     """
@@ -249,7 +250,8 @@ def sweep(
         )
         raise typer.Exit(130) from None
     failed = [result for result in runs if result.error]
-    typer.echo(f"{len(runs) - len(failed)} of {len(runs)} runs are done.", err=True)
+    told = "run is" if len(runs) == 1 else "runs are"
+    typer.echo(f"{len(runs) - len(failed)} of {len(runs)} {told} done.", err=True)
     for result in failed:
         _show_failed(result, study)
     typer.echo(folder.expanduser().absolute())
@@ -260,9 +262,9 @@ def sweep(
 def _show_failed(result: Any, study: str) -> None:
     """Say why a run of a sweep failed, and how to repeat it alone."""
     from geowb.batch.runner import what_went_wrong
-    from geowb.batch.sweeps import command_for
+    from geowb.batch.sweeps import command_for, near
 
-    kept = f"\n  notebook: {result.notebook}" if result.notebook.is_file() else ""
+    kept = f"\n  notebook: {near(result.notebook)}" if result.notebook.is_file() else ""
     told = f"{result.path.name} failed{what_went_wrong(result.error)}{kept}"
     typer.echo(f"\n{told}\n  alone: {command_for(result, study)}", err=True)
 
@@ -271,7 +273,10 @@ def _show_failed(result: Any, study: str) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with run directories.")],
 ) -> None:
-    """Write what the runs say of the papers' claims: report.html, claims.json, runs.parquet.
+    """Write a page on what runs say of the papers' claims.
+
+    Into the folder go report.html (printed last), claims.json and runs.parquet. Runs are found in
+    the folders below it too.
 
     Example: geowb report runs
     """

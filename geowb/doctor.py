@@ -25,11 +25,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from geowb.batch.machine import memory
 from geowb.errors import GeowbError
 from geowb.paths import cache_dir, default_catalog
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
+_EXTRAS = ("models", "widgets", "cluster")
 _NETWORK_SECONDS = 2.5
 _TORCH_SECONDS = 90
 _TORCH = """
@@ -79,7 +81,7 @@ def check_packages() -> Finding:
     lacking: dict[str, list[str]] = {}
     for requirement in wanted:
         marker = requirement.marker
-        extras = [e for e in ("models", "widgets") if marker and marker.evaluate({"extra": e})]
+        extras = [e for e in _EXTRAS if marker and marker.evaluate({"extra": e})]
         if requirement.name == "geowb" or (marker and not extras):
             continue
         try:
@@ -90,7 +92,7 @@ def check_packages() -> Finding:
             told = f"{found} ({requirement.specifier} is needed)" if found else "missing"
             lacking.setdefault("".join(extras[:1]), []).append(f"{requirement.name} {told}")
     if not lacking:
-        return Finding("ok", "All packages for models and widgets are installed.")
+        return Finding("ok", "All packages for models, widgets and clusters are installed.")
     told = " ".join(f"For {x or 'geowb itself'}: {', '.join(y)}." for x, y in lacking.items())
     package = f"'geowb[{','.join(filter(None, lacking))}]'".replace("[]", "")
     return Finding("problem" if "" in lacking else "note", told, f"Run: pip install {package}")
@@ -246,23 +248,12 @@ def check_data() -> Finding:
 def check_machine() -> Finding:
     """Count cores and memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = _memory()
+    bytes_ = memory()
     told = f"Python {platform.python_version()} in {sys.prefix}, cores: {cores}, memory: "
-    told += f"{memory / 2**30:.0f} GiB." if memory else "unknown."
-    if memory and memory < 6 * 2**30:
+    told += f"{bytes_ / 2**30:.0f} GiB." if bytes_ else "unknown."
+    if bytes_ and bytes_ < 6 * 2**30:
         return Finding("note", told, "Stay with the teaching profile; close what else is open.")
     return Finding("ok", told)
-
-
-def _memory() -> int | None:
-    """Bytes of memory, a container's limit included; None where it is not known."""
-    names = getattr(os, "sysconf_names", {})
-    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
-        return None
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(memory, int(text)) if text.isdigit() else memory
 
 
 CHECKS = (

@@ -83,7 +83,19 @@ def test_a_failed_run_is_status_1_and_keeps_its_notebook(study, tmp_path):
         (["run", "STUDY", "--profile", "ful"], "Did you mean 'full'?"),
         (["run", "STUDY", "--kernel", "pyton3"], "Did you mean 'python3'?"),
         (["run", "STUDY", "--epochs", "3"], "No such option: --epochs"),
-        (["run"], "Missing argument"),
+        (["run"], "What to run is missing: the name of a study, or --like RUNDIR."),
+        (["run", "--like", "nowhere"], "is not a run directory"),
+        (["run", "STUDY", "--like", "nowhere"], "leave out those given here"),
+        (["sweep"], "Missing argument"),
+        (["sweep", "STUDY", "-p", "epochs=4..1"], "epochs='4..1'"),
+        (["sweep", "STUDY", "-p", "epochs=1..x"], "'1..x'"),
+        (["sweep", "STUDY", "-p", "epochz=1,2", "-p", "encoder=a"], "for 2 reasons"),
+        (["sweep", "STUDY", "--repeat", "3"], "seed"),
+        (["sweep", "STUDY", "--settings", "nowhere.csv"], "nowhere.csv"),
+        (["sweep", "STUDY", "--workers", "0"], "--workers 0 is not possible"),
+        (["sweep", "STUDY", "--scheduler", "nonsense"], "No dask scheduler answers at 'nonsense'"),
+        (["sweep", "STUDY", "--kernel", "pyton3"], "Did you mean 'python3'?"),
+        (["report", "nowhere"], "nowhere"),
         (["rum"], "No such command 'rum'."),
     ],
 )
@@ -100,6 +112,30 @@ def test_a_wrong_request_is_status_2_and_writes_nothing(study, tmp_path, words, 
     assert "Traceback" not in shown.err
     assert shown.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_in_a_settings_file_name_row_and_column(study, tmp_path):
+    file = tmp_path / "settings.csv"
+    file.write_text("epochs,encodr\n3,unet\nten,unet\n")
+    done = geowb_command("sweep", study, "--settings", file, "--out", tmp_path / "runs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "settings.csv, row 1, column 2: there is no parameter 'encodr'" in done.stderr
+    assert "Did you mean 'encoder'?" in done.stderr
+    assert "settings.csv, row 3, column 'epochs': " in done.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_sweep_prints_its_folder_and_a_report_its_page(study, tmp_path):
+    done = geowb_command("sweep", study, "-p", "epochs=7,14", "--out", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'mine'}\n"
+    assert done.stderr.splitlines()[0] == "tiny: 2 runs, 2 at a time"
+    assert done.stderr.splitlines()[-1] == "2 of 2 runs are done."
+    page = geowb_command("report", "mine", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert page.stdout == f"{tmp_path / 'mine' / 'report.html'}\n"
+    again = geowb_command("run", "--like", next((tmp_path / "mine").glob("*=7-*")), cwd=tmp_path)
+    assert geowb.batch.load_run(again.stdout.strip()).metrics["loss"]["value"] == 1
 
 
 def test_a_wrong_request_is_one_paragraph_in_a_process_of_its_own(study, tmp_path):

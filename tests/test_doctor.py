@@ -258,7 +258,7 @@ def test_a_kernel_of_another_python_is_a_problem(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("gibibytes", "level"), [(4, "note"), (16, "ok"), (None, "ok")])
 def test_little_memory_is_a_note(monkeypatch, gibibytes, level):
     memory = gibibytes and gibibytes * 2**30
-    monkeypatch.setattr(doctor, "_memory", lambda: memory)
+    monkeypatch.setattr(doctor, "memory", lambda: memory)
     found = doctor.check_machine()
     assert found.level == level
     assert f"memory: {gibibytes} GiB" in found.sentence or gibibytes is None

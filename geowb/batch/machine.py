@@ -13,7 +13,7 @@ from pathlib import Path
 
 from geowb.locks import held
 
-__all__ = ["cores", "gpus", "memory", "one_gpu", "share_of_threads"]
+__all__ = ["cores", "gpus", "memory", "one_gpu", "room", "share_of_threads"]
 
 #: What the libraries below a study ask for their number of threads.
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "NUMBA", "RAYON")
@@ -29,11 +29,12 @@ def cores() -> int:
 
 def memory() -> int | None:
     """Bytes of memory, a container's limit included; None where it is not known."""
-    import psutil
-
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""
-    total = psutil.virtual_memory().total
     return min(total, int(text)) if text.isdigit() else total
 
 
@@ -59,7 +60,8 @@ def room(*, uses_gpu: bool) -> int:
     """How many runs this machine takes at a time."""
     if uses_gpu and gpus():
         return len(gpus())
-    return max(1, min(cores(), (memory() or _MEMORY_A_RUN) // _MEMORY_A_RUN))
+    known = memory()
+    return max(1, min(cores(), known // _MEMORY_A_RUN) if known else cores())
 
 
 def share_of_threads(runs: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from geowb.batch.runner import Run, load_run
 from geowb.batch.studies import Study
 from geowb.errors import RequestError, RunFailed
 
-__all__ = ["command_for", "sweep"]
+__all__ = ["command_for", "near", "sweep"]
 
 _ATTEMPTS = 3  # at a run whose process dies
 _SECONDS_TO_ASK_AGAIN = 1.0  # whether another sweep has made a run that this one needs
@@ -116,12 +116,17 @@ def command_for(run: Run, study: str | Path = "") -> str:
     """
     words = ["geowb", "run"]
     if (run.path / "run.json").is_file():
-        words += ["--like", str(run.path)]
+        words += ["--like", near(run.path)]
     else:
         words.append(str(study or run.study))
         for name, value in run.parameters.items():
             words += ["-p", f"{name}={as_text(value)}"]
-    return shlex.join([*words, "--out", str(run.path.parent)])
+    return shlex.join([*words, "--out", near(run.path.parent)])
+
+
+def near(path: Path) -> str:
+    """Path as it is typed here: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class _Sweep:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from geowb.catalog.schema import ArchiveFile, HubOptions
 from geowb.errors import ChecksumError, DownloadError, RequestError
+from geowb.locks import held
 
 __all__ = [
     "agrees", "archive", "download", "hub", "member_problem", "no_network", "record", "unpack",
@@ -125,7 +126,7 @@ def agrees(file: ArchiveFile | HubOptions, known: dict[str, dict[str, str]]) -> 
 def _note(target: Path, path: str, url: str, digest: str) -> None:
     """Put a download on record; several processes may do so at once."""
     lock = target / "lock.json"
-    with _held(lock, wait=True):
+    with held(lock.with_name("lock.json.lock"), wait=True):
         known = record(target) | {path: {"url": url, "digest": digest}}
         fresh = lock.with_name(f"lock.json.{os.getpid()}.partial")
         fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -133,35 +134,15 @@ def _note(target: Path, path: str, url: str, digest: str) -> None:
 
 
 @contextmanager
-def _held(place: Path, *, wait: bool = False) -> Iterator[None]:
+def _held(place: Path) -> Iterator[None]:
     """Keep other processes from writing `place`; the system lets go if this one is killed."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    lock = place.with_name(place.name + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = lock.open("a")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
-                break
-        except BlockingIOError as error:
-            handle.close()
+    with held(place.with_name(place.name + ".lock")) as mine:
+        if not mine:
             raise DownloadError(
                 f"Another process is downloading '{place}'. Run the same command again "
                 "when it has finished."
-            ) from error
-        except FileNotFoundError:
-            pass  # its last holder removed it between our opening and locking: again
-        handle.close()
-    try:
+            )
         yield
-    finally:
-        lock.unlink()
-        handle.close()
 
 
 def _below(target: Path, path: str) -> Path:
