@@ -37,8 +37,7 @@ class Cluster:
         self.address = found[0]
         self._words = ("--nthreads", threads, "--nanny", "--no-dashboard")
         self.workers = [
-            self._start("worker", self.address, *self._words, prefix=prefix)
-            for _ in range(workers)
+            self._start("worker", self.address, *self._words, prefix=prefix) for _ in range(workers)
         ]
 
     def _start(self, kind, *words, prefix=()):
