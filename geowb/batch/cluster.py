@@ -143,6 +143,7 @@ class Cluster:
     def _ended(self, number: int, future: distributed.Future) -> None:
         if self._futures.get(number) is not future:
             return
+        del self._futures[number]  # and with it, on the cluster, what came back
         if future.status == "finished":
             self._events.put((number, future.result()))
         elif future.status == "error":

@@ -46,11 +46,13 @@ class Local:
         """Have a run made by an idle worker, or a new one."""
         with self._lock:
             worker = self._idle.pop() if self._idle else None
+            if worker:
+                self._all[worker] = number
         if worker is None:
             worker = WorkerProcess(self._study, directory=order["directory"])
+            with self._lock:
+                self._all[worker] = number
             threading.Thread(target=self._follow, args=(worker,), daemon=True).start()
-        with self._lock:
-            self._all[worker] = number
         worker.send("run", number=number, environment=self._threads, **order)
 
     def trouble(self) -> str:

@@ -254,7 +254,8 @@ def make(
             told = "Nothing of this run is kept."
         raise RunFailed(f"{job.study.name}: {error}. {told}") from error
     except (KeyboardInterrupt, SystemExit):
-        shutil.rmtree(folder, ignore_errors=True)
+        if not _is_done(folder):  # else it had ended, and the next sweep gives it its name
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -162,13 +162,13 @@ class _Sweep:
         known = folder.by_key(self.out)
         current = sha256(self.asked.study.path.read_bytes()).hexdigest(), geowb.__version__
         old = 0
-        for number in list(self.waiting):
+        for number in self.waiting:
             if self.force or (run := self._done(number, known)) is None:
                 continue
             self.results[number] = run
-            self.waiting.remove(number)
             record = folder.read_record(run.path)
             old += (record.get("notebook_sha256"), record.get("geowb")) != current
+        self.waiting = deque(number for number in self.waiting if number not in self.results)
         if old:
             shown.note(
                 f"{old} of the {len(self.results)} runs that are done were made by another version "
