@@ -227,7 +227,7 @@ def sweep(
     from geowb import batch
 
     grid = _assignments(parameter or ())
-    folder = out if out is not None else Path("runs") / Path(study).stem
+    folder = out if out is not None else Path("runs") / Path(study).name.removesuffix(".ipynb")
     try:
         runs = batch.sweep(
             study,

@@ -7,21 +7,22 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
+from datetime import datetime
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat import v4
 from PIL import Image
-from test_batch_claims import ledger, runs
-from test_batch_results import REAL, write_run
+from test_batch_claims import FROZEN, ledger, runs
+from test_batch_results import REAL, WORLD, write_run
 
 from geowb.batch.pages import picture
 from geowb.batch.reports import figures, report
-from geowb.batch.results import read_parquet
 from geowb.batch.studies import lint
 from geowb.errors import RequestError
 
@@ -94,10 +95,12 @@ def folder(tmp_path):
 
 def test_says_what_there_is_and_of_which_data(folder):
     page = read(report(folder))
-    assert "Of 28 claims: 0 hold, 0 do not hold, 0 cannot be told," in page.text
-    assert "differ between data or settings" in page.text
+    assert "On real data: 2 cannot be told. In the simulated world: 2 hold. 27 of 29" in page.text
+    assert "27 of 29 claims are not tested here." in page.text
+    assert "2 of 6 claims tested here" in page.text
+    assert "none of its 8 claims tested here" in page.text
     assert "4 done, 1 failed, 1 unreadable" in page.text
-    assert "Some results here come from the simulated world." in page.text
+    assert "Some runs here are on the simulated world." in page.text
     assert "RMSE, frozen encoder / U-Net" in page.text
     assert "1.050 ± 0.010" in page.text
     assert "65.5 Mg/ha section 5, as quoted in a digest" in page.text
@@ -121,13 +124,13 @@ def test_everything_is_inside_and_links_lead_somewhere(folder):
         elif not re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", link):
             assert (folder / unquote(link)).is_file(), link
     names = {unquote(link) for link in page.links}
-    assert {"world2/notebook.ipynb", "report_notebooks/world2.html"} <= names
-    assert "report_notebooks/failed.html" in names
+    assert {"world2/notebook.ipynb", "report_notebooks/world2/notebook.html"} <= names
+    assert "report_notebooks/failed/notebook.html" in names
 
 
 def test_notebook_pages_run_and_load_nothing(folder):
     report(folder)
-    text = (folder / "report_notebooks" / "world2.html").read_text("utf-8")
+    text = (folder / "report_notebooks" / "world2" / "notebook.html").read_text("utf-8")
     assert text.index("Content-Security-Policy") < text.index("<script")
     assert "42" in text
     assert not re.search(r"(?:src|href|import|from)\s*=?\s*[\"']https?:", text)
@@ -151,11 +154,20 @@ def test_hostile_text_is_shown_not_run(tmp_path):
 
 def test_claims_json_has_what_the_page_shows(folder):
     report(folder)
-    verdicts = json.loads((folder / "claims.json").read_text("utf-8"))
+    content = json.loads((folder / "claims.json").read_text("utf-8"))
+    assert list(content) == ["geowb", "made", "folder", "claims"]
+    assert content["folder"] == "my 50% runs"
+    assert datetime.fromisoformat(content["made"]).tzinfo
+    verdicts = content["claims"]
     found = {(v["claim"], v["data"]): v for v in verdicts}
     close = found["frozen-is-close", "world 1.0 (simulated)"]
     assert close["verdict"] == "holds"
-    assert close["simulated"] is True
+    assert close["evidence"] == "simulated"
+    assert "simulated" not in close
+    assert close["title"].startswith("Fine-tuning of Geospatial")
+    assert (close["seeds"], close["exact"]) == (3, False)
+    assert close["where"]["weights"] == {"not": ""}
+    assert close["where"]["freeze_backbone"] == {"equal": True}
     assert close["rule"] == "at most 1.1"
     assert close["n"] == 3
     assert [v["run"] for v in close["values"]] == ["world0", "world1", "world2"]
@@ -170,20 +182,21 @@ def test_claims_json_has_what_the_page_shows(folder):
         "qualifier": "",
     }
     assert found["frozen-is-close", "agb_south_texas"]["verdict"] == "cannot tell"
-    assert len(read_parquet(folder / "runs.parquet")) == 6
+    assert len(pd.read_parquet(folder / "runs.parquet")) == 6
 
 
 def test_values_that_are_not_finite_stay_json(tmp_path):
     runs(tmp_path, [1.05, 1.06, 1.04, None])
     report(tmp_path)
     verdicts = json.loads((tmp_path / "claims.json").read_text("utf-8"), parse_constant=pytest.fail)
+    verdicts = verdicts["claims"]
     assert [x["value"] for v in verdicts for x in v["values"] if x["seed"] == 3] == [None, None]
 
 
 def test_empty_states(tmp_path, monkeypatch):
     page = read(report(tmp_path))
     assert "There are no runs in this folder yet." in page.text
-    assert "28 are not tested here" in page.text
+    assert "29 of 29 claims are not tested here." in page.text
     assert "simulated world." not in page.text
     write_run(tmp_path / "a", study="bare", parameters={})
     page = read(report(tmp_path))
@@ -207,7 +220,7 @@ def test_wrong_requests(tmp_path):
 
 def test_a_report_can_be_made_again_and_keeps_newer_notebook_pages(folder):
     report(folder)
-    page = folder / "report_notebooks" / "world2.html"
+    page = folder / "report_notebooks" / "world2" / "notebook.html"
     stamp = page.stat().st_mtime_ns
     report(folder)
     assert page.stat().st_mtime_ns == stamp
@@ -221,10 +234,9 @@ def test_a_report_can_be_made_again_and_keeps_newer_notebook_pages(folder):
 def test_a_notebook_that_is_none_and_a_missing_nbconvert_leave_no_page(folder, monkeypatch):
     (folder / "world2" / "notebook.ipynb").write_text("{}")
     links = {unquote(link) for link in read(report(folder)).links}
-    assert "report_notebooks/world2.html" not in links
-    assert "report_notebooks/50%25 #1?--real0.html" in links
-    for page in Path(folder / "report_notebooks").iterdir():
-        page.unlink()
+    assert "report_notebooks/world2/notebook.html" not in links
+    assert "report_notebooks/50%25 #1?/real0/notebook.html" in links
+    shutil.rmtree(folder / "report_notebooks")
     monkeypatch.setitem(sys.modules, "nbconvert", None)
     assert not [link for link in read(report(folder)).links if link.endswith(".html")]
 
@@ -235,6 +247,7 @@ def test_many_settings_fold(tmp_path):
         runs(tmp_path, [1.05, 1.2], name=f"b{number}-", parameters=parameters)
     page = read(report(tmp_path))
     assert "8 more settings: 8 cannot tell" in page.text
+    assert "In the simulated world: 2 cannot be told." in page.text
     assert "4 more settings" in page.text
 
 
@@ -243,8 +256,92 @@ def test_the_verdicts_of_all_lines_are_counted_not_the_best_one(tmp_path):
     runs(tmp_path, [1.05, 1.06, 1.04], name="good")
     runs(tmp_path, [1.3, 1.31, 1.32], name="bad", parameters={"encoder": "swin_demo", "lr": 1.0})
     verdicts = sys_report.judge(ledger(), tmp_path)
-    (claim,) = sys_report._paper("1", ledger()["1"], verdicts)["claims"]
-    assert claim["verdict"] == "verdicts differ"
+    (claim,) = sys_report._paper("1", ledger()["1"], verdicts, lambda _: {"any": ""})["claims"]
+    told = ("depends on the setting", "of 2 settings 1 holds, 1 does not hold")
+    assert claim["on"] == {"real": None, "simulated": told, "unknown": None, "counted": None}
+    page = read(report(tmp_path))
+    assert "In the simulated world: 1 holds, 1 depends on the setting." in page.text
+    assert "of 2 settings 1 holds, 1 does not hold" in page.text
+
+
+def test_kinds_of_evidence_are_never_in_one_column(tmp_path):
+    runs(tmp_path, [1.05, 1.06, 1.04], name="world")
+    runs(tmp_path, [1.3, 1.31, 1.32], name="real", data=REAL)
+    runs(tmp_path, [1.3, 1.31, 1.32], name="mixed", data={**WORLD, "test": REAL["data"]})
+    runs(tmp_path, [1.05], name="nothing", data={})
+    write_run(
+        tmp_path / "count",
+        {"trainable/unet": 7.8e6, "trainable/swin_demo": 1e6},
+        parameters={"freeze_backbone": True, "encoder": "swin_demo"},
+        unit="parameters",
+    )
+    page = read(report(tmp_path))
+    for told in (
+        "On real data: 1 holds, 1 does not hold.",  # the U-Net is ahead; frozen is not close
+        "In the simulated world: 1 holds, 1 depends on the setting.",
+        "On data that were not recorded: 2 cannot be told.",
+        "Counted, on whatever data: 1 does not hold.",
+        "on real data in the simulated world data not recorded counted Muszynski",
+        "partly simulated world 1.0 (simulated) + agb_south_texas (real)",
+        "counted depends on no data",
+    ):
+        assert told in page.text
+
+
+def test_what_a_reader_clicks_leads_to_the_runs(folder):
+    for seed in (0, 1, 2):
+        write_notebook(folder / f"world{seed}")
+    page = report(folder).read_text("utf-8")
+    for seed in (0, 1, 2):
+        link = f'<a href="report_notebooks/world{seed}/notebook.html">{seed}</a>'
+        assert link in page, "a seed of a claim's line"
+    assert '<a href="report_notebooks/world2/notebook.html">newest</a>' in page
+    assert "notebook (.ipynb)" in page
+    assert "maps.png, world2" in page
+
+
+def test_a_failed_run_can_be_done_again(folder):
+    write_run(folder / "fa il", status="failed", parameters=FROZEN | {"seed": 5, "epochs": 7})
+    page = read(report(folder))
+    assert "profile=full, " in page.text
+    assert "epochs=7" in page.text
+    assert "seed=5" in page.text
+    assert f"geowb run --like '{folder}/fa il'" in page.text
+
+
+def test_pictures_say_with_which_settings_they_were_made(folder):
+    later = "2026-02-01T00:00:00+00:00"
+    runs(folder, [1.05], name="other", parameters={"epochs": 77}, started=later)
+    draw(folder / "other0" / "figures" / "maps.png")
+    page = read(report(folder))
+    assert "maps.png, other0 (epochs=77)" in page.text
+
+
+def test_notebook_pages_of_two_runs_are_two(tmp_path):
+    for name in ("a--b", "a/b", "a.html"):
+        write_notebook(write_run(tmp_path / name))
+    report(tmp_path)
+    pages = (tmp_path / "report_notebooks").rglob("notebook.html")
+    assert len(list(pages)) == 3
+
+
+def test_long_settings_are_shortened_in_the_middle(tmp_path):
+    for name in "ab":
+        weights = f"/scratch/{'x' * 500}/{name}.safetensors"
+        runs(tmp_path, [1.05], name=name, parameters={"weights": weights})
+    page = read(report(tmp_path))
+    assert "x" * 70 not in page.text
+    assert re.search(r"weights=/scratch/x+ … x+/a\.safetensors", page.text)
+
+
+def test_numbers_are_written_as_they_are_in_the_ledger(tmp_path):
+    page = read(report(tmp_path))
+    assert "accuracy, NEC with a decoder layer (0.47 KiB): 94.0 %" in page.text
+    assert "7.8 million parameters" in page.text
+    assert "\u22120.85" in page.text
+    assert "at most \u22120.5" in page.text
+    assert not re.search(r"[ (]-\d", page.text.split("What the runs")[1])
+    assert "100-200 Mg/ha" in page.text
 
 
 def embedded(uri):
@@ -283,6 +380,8 @@ def test_pictures_without_pillow(tmp_path, monkeypatch):
         (0.123456, 0.000123, "0.12346 ± 0.00012"),
         (123456.7, 4567.0, "123,457 ± 4,567"),
         (114.7, 0.0, "114.7 ± 0"),
+        (-0.85, None, "\u22120.85"),
+        (-0.85, 0.11, "\u22120.85 ± 0.11"),
         (None, None, "–"),
     ],
 )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pandas as pd
 import pytest
 
-from geowb.batch.results import BASE, load_runs, read_parquet, write_at_once, write_parquet
+from geowb.batch.record import one_sentence
+from geowb.batch.results import BASE, load_runs, read_runs, write_parquet
+from geowb.batch.rundir import write_at_once
 from geowb.errors import RequestError
 
 WORLD = {"data": {"entry": "world", "driver": "world", "world_version": "1.0"}}
 REAL = {"data": {"entry": "agb_south_texas", "driver": "raster", "files": {}}}
 
 
-def write_run(folder, metrics=None, **changes):
+def write_run(folder, metrics=None, *, unit="Mg/ha", **changes):
     """A run directory with a small record; None leaves a key out."""
     folder.mkdir(parents=True)
     record = {
@@ -31,7 +34,7 @@ def write_run(folder, metrics=None, **changes):
     record = {key: value for key, value in record.items() if value is not None or key == "error"}
     (folder / "run.json").write_text(json.dumps(record))
     if metrics is not None:
-        values = {n: {"value": v, "unit": "Mg/ha"} for n, v in metrics.items()}
+        values = {n: {"value": v, "unit": unit} for n, v in metrics.items()}
         (folder / "metrics.json").write_text(json.dumps(values))
     return folder
 
@@ -81,15 +84,30 @@ def test_names_that_are_taken_get_a_prefix(tmp_path):
             "mixed",
             True,
         ),
-        ({}, "no catalog entry", "unknown", False),
-        (None, "no catalog entry", "unknown", False),
-        ({"data": {"error": "gone"}}, "world (not known what was read)", "unknown", False),
+        ({}, "no catalog entry", "unknown", None),
+        (None, "no catalog entry", "unknown", None),
+        ({"data": {"error": "gone"}}, "world (not known what was read)", "unknown", None),
+        (
+            {**REAL, "test_data": {"entry": "mine", "error": "gone"}},
+            "agb_south_texas (real) + mine (not known what was read)",
+            "unknown",
+            None,
+        ),
+        (
+            {**WORLD, "test_data": {"error": "gone"}},
+            "world 1.0 (simulated) + test_data (not known what was read)",
+            "mixed",
+            True,
+        ),
+        ({**WORLD, "other": WORLD["data"]}, "world 1.0 (simulated)", "simulated", True),
+        ({**REAL, "other": {"entry": "mnist_test"}}, "agb_south_texas + mnist_test", "real", False),
     ],
 )
 def test_data_are_labelled_for_what_they_are(tmp_path, data, label, evidence, simulated):
     write_run(tmp_path / "a", data=data)
     row = load_runs(tmp_path).iloc[0]
-    assert (row["data"], row["evidence"], row["simulated"]) == (label, evidence, simulated)
+    assert (row["data"], row["evidence"]) == (label, evidence)
+    assert (None if pd.isna(row["simulated"]) else row["simulated"]) == simulated
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,8 @@ def test_data_are_labelled_for_what_they_are(tmp_path, data, label, evidence, si
         ("metrics.json", '{"rmse": 1}', "no number under 'rmse'"),
         ("metrics.json", '{"rmse": {"value": "1"}}', "no number under 'rmse'"),
         ("metrics.json", '{"rmse": {"unit": "m"}}', "no number under 'rmse'"),
+        ("metrics.json", r'{"\ud800": {"value": 1}}', "half a character"),
+        ("run.json", r'{"study": "\ud800"}', "half a character"),
     ],
 )
 def test_a_broken_record_is_a_row_with_the_reason(tmp_path, file, content, told):
@@ -121,15 +141,15 @@ def test_a_broken_record_is_a_row_with_the_reason(tmp_path, file, content, told)
 def test_odd_values_do_not_stop_it(tmp_path):
     write_run(
         tmp_path / "a",
-        {"rmse": None, "big": 10**400},
+        {"rmse": None, "big": 10**400, "huge": 1e200},
         started="yesterday",
         seconds="long",
         parameters={"seed": 2**70, "chips": 3},
     )
     write_run(tmp_path / "b", {"rmse": 1.0}, parameters={"seed": "x"}, started=None)
     frame = load_runs(tmp_path).set_index("run")
-    assert frame.loc["a", ["rmse", "big", "seconds"]].isna().all()
-    assert frame.attrs["not_finite"] == {str(tmp_path / "a"): ["rmse", "big"]}
+    assert frame.loc["a", ["rmse", "big", "huge", "seconds"]].isna().all()
+    assert set(read_runs(tmp_path)[0].metrics) == {"rmse", "big", "huge"}
     assert frame.loc["a", "chips"] == 3
     assert str(frame["chips"].dtype) == "Int64", "16 must not become 16.0 where one is missing"
 
@@ -146,6 +166,16 @@ def test_an_error_is_one_sentence(tmp_path):
     assert told.startswith("Under 'Data': DataError: no file xxx")
     assert len(told) < 310
     assert told.endswith(".")
+    assert one_sentence("no\n file " + "x" * 999).endswith("xxx...")
+    assert one_sentence("Is it?") == "Is it?"
+
+
+def test_a_folder_whose_name_is_no_utf8_is_a_broken_row(tmp_path):
+    run = write_run(tmp_path / "a", {"rmse": 1.0})
+    run.rename(tmp_path / os.fsdecode(b"\xff"))
+    frame = load_runs(tmp_path)
+    assert list(frame["status"]) == ["broken"]
+    assert pd.read_parquet(write_parquet(frame, tmp_path / "runs.parquet"))["run"][0] == r"\udcff"
 
 
 def test_folders_that_are_missing_or_empty(tmp_path):
@@ -156,19 +186,22 @@ def test_folders_that_are_missing_or_empty(tmp_path):
     assert len(frame) == 0
 
 
-def test_parquet_gives_back_the_same_table(tmp_path):
+def test_parquet_is_read_by_pandas(tmp_path):
     write_run(tmp_path / "a", {"rmse": 1.0}, parameters={"x": [1, 0.5], "seed": 1, "mixed": "é"})
     write_run(tmp_path / "b", {"rmse": None}, parameters={"x": [], "flag": True, "mixed": 2})
     (write_run(tmp_path / "c") / "run.json").write_text("{")
-    frame = load_runs(tmp_path)
-    again = read_parquet(write_parquet(frame, tmp_path / "runs.parquet"))
-    pd.testing.assert_frame_equal(frame, again)
+    frame = load_runs(tmp_path).sort_values("run", ignore_index=True)
+    again = pd.read_parquet(write_parquet(frame, tmp_path / "runs.parquet"))
+    assert list(again["x"]) == ["[1, 0.5]", "[]", "null"]
+    assert list(again["mixed"]) == ['"é"', "2", "null"]
     assert again.attrs == frame.attrs
-    assert list(again["x"])[:2] == [[1, 0.5], []]
+    pd.testing.assert_frame_equal(
+        frame.drop(columns=["x", "mixed"]), again.drop(columns=["x", "mixed"])
+    )
     (tmp_path / "empty").mkdir()
     empty = load_runs(tmp_path / "empty")
     pd.testing.assert_frame_equal(
-        empty, read_parquet(write_parquet(empty, tmp_path / "empty.parquet"))
+        empty, pd.read_parquet(write_parquet(empty, tmp_path / "empty.parquet"))
     )
 
 

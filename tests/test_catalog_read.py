@@ -598,6 +598,14 @@ def test_the_embedded_world_needs_no_files(tmp_path: Path) -> None:
     xr.testing.assert_equal(one, same)
     assert not one.reflectance.equals(other.reflectance)
     assert one.sizes == {"time": 1, "band": 6, "y": 32, "x": 32}
-    assert set(world.provenance()) == {"entry", "driver", "world_version"}
+    record = world.provenance()
+    assert set(record) == {"entry", "driver", "entry_sha256", "world_version", "options"}
+    assert record["options"]["size"] == 32
+    larger = source(
+        tmp_path,
+        "  placeholders: {region: [cerrado]}\n"
+        "  driver: {name: world, options: {size: 64, dates: 1, clouds: false}}\n",
+    )
+    assert larger.provenance()["entry_sha256"] != record["entry_sha256"]
     with pytest.raises(RequestError, match="makes it itself"):
         world.get()

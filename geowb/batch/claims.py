@@ -7,38 +7,28 @@ leaves out the threshold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geowb.batch.ledger import Claim, Condition, Paper, load_claims, spelt
-from geowb.errors import RequestError
+from geowb.batch.checks import as_text
+from geowb.batch.ledger import Claim, Condition, Paper, load_claims
+from geowb.batch.results import TECHNICAL, Record, number, read_runs
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from geowb.batch.studies import Study
 
-__all__ = [
-    "TECHNICAL",
-    "VERDICTS",
-    "DoneRun",
-    "Verdict",
-    "done_runs",
-    "grouped",
-    "judge",
-    "load_claims",
-    "statistics",
-]
+__all__ = ["VERDICTS", "Verdict", "grouped", "judge", "load_claims", "statistics", "unusual"]
 
 VERDICTS = ("holds", "does not hold", "cannot tell", "not tested here")
 
-#: Parameters that do not change what a run measures; runs may differ in them and be one group.
-TECHNICAL = frozenset({"accelerator", "catalog", "run_dir"})
+#: Metrics that differ between two runs of the very same computation.
+_TIMES = ("seconds", "peak_memory")
 
 
 @dataclass(frozen=True)
@@ -49,23 +39,14 @@ class Verdict:
     ['holds', 'not tested here', ...]
     """
 
-    paper: str
-    claim: str
-    says: str
-    published: tuple[dict[str, Any], ...]
-    quantity: str
-    formula: str
-    unit: str
-    rule: str
-    study: str
-    testable_on: tuple[str, ...]
-    note: str
+    paper: str  # arXiv id
+    claim: str  # its name in the ledger
+    about: Claim  # what it says, and how it is tested
     verdict: str  # one of VERDICTS
     reason: str
     command: str = ""  # that would test it, where nothing has
-    data: str = ""  # label of the data, "" where not tested
-    evidence: str = ""  # simulated, real, mixed or unknown
-    simulated: bool | None = None
+    data: str = ""  # label of the data; "" where not tested, or counted
+    evidence: str = ""  # simulated, real, mixed, unknown; counted: depends on no data
     settings: dict[str, Any] = field(default_factory=dict)
     n: int = 0  # runs that count
     values: tuple[dict[str, Any], ...] = ()  # seed, value, run (path)
@@ -74,39 +55,8 @@ class Verdict:
     interval: tuple[float, float] | None = None  # 95 %, Student t over the runs
 
 
-@dataclass(frozen=True)
-class DoneRun:
-    """A run that is done, as claims see it."""
-
-    path: str
-    study: str
-    profile: str | None
-    data: str
-    evidence: str
-    started: float
-    parameters: dict[str, Any]
-    metrics: dict[str, float]  # NaN where recorded as no finite number
-    versions: tuple[str, str, str]  # of the notebook, geowb and data
-
-    def fill(self, template: str) -> str:
-        """Put parameters into a metric's name: rmse/{encoder}/all -> rmse/swin_demo/all."""
-        return re.sub(r"\{(\w+)\}", lambda m: spelt(self.parameters.get(m[1], m[0])), template)
-
-    def settings(self, names: Sequence[str] = (), *, seed: bool = False) -> dict[str, Any]:
-        """Parameters that matter: those named, or all but the technical ones and the seed."""
-        if names:
-            return {name: self.parameters.get(name) for name in names}
-        left_out = TECHNICAL if seed else TECHNICAL | {"seed"}
-        return {n: v for n, v in self.parameters.items() if n not in left_out}
-
-    def key(self, names: Sequence[str] = (), *, seed: bool = False) -> str:
-        """Text that this run shares with its repeats (over seeds, unless `seed`)."""
-        settings = self.settings(names, seed=seed)
-        return json.dumps([self.data, self.evidence, settings], sort_keys=True)
-
-
 def judge(
-    claims: Mapping[str, Paper] | str | Path | None, runs: pd.DataFrame | str | Path
+    claims: Mapping[str, Paper] | str | Path | None, runs: Sequence[Record] | str | Path
 ) -> list[Verdict]:
     """Hold every claim against runs: one verdict for each data set and choice of settings.
 
@@ -122,124 +72,96 @@ def judge(
     claims
         What `load_claims` gives, or the path of a ledger; None for geowb's own.
     runs
-        What `load_runs` gives, or a folder of run directories.
+        A folder of run directories, or what `read_runs` gives.
 
     Raises
     ------
     RequestError
-        The ledger or the folder cannot be read, or the table is not of `load_runs`.
+        The ledger or the folder cannot be read.
     """
-    from geowb.batch.results import load_runs
     from geowb.batch.studies import find_studies
 
     papers = claims if isinstance(claims, Mapping) else load_claims(claims)
-    done = done_runs(load_runs(runs) if isinstance(runs, str | Path) else runs)
+    runs = read_runs(runs) if isinstance(runs, str | Path) else runs
     studies, verdicts = find_studies(), []
     for paper_id, paper in papers.items():
-        own = [run for run in done if run.study == paper.study]
+        own, study = [run for run in runs if run.study == paper.study], studies.get(paper.study)
         for claim_id, claim in paper.claims.items():
-            about = _about(paper_id, claim_id, paper, claim)
-            tests = [run for run in own if not _unmet(claim, run)]
-            lines = [
-                Verdict(**about, **line)
-                for group, repeats in grouped(tests, claim.depends_on)
-                if (line := _judge_group(claim, group, repeats))
-            ]
-            study = studies.get(paper.study)
+            done = [run for run in own if run.status == "done"]
             missing = {
                 "verdict": "not tested here",
-                "reason": _what_is_missing(paper.study, claim, own, tests, study),
+                "reason": _what_is_missing(paper.study, claim, done, study),
                 "command": _command(study, claim) if study and not claim.awaits else "",
             }
-            verdicts += lines or [Verdict(**about, **missing)]
+            lines = _judge(claim, own, study) or [missing]
+            verdicts += [Verdict(paper_id, claim_id, claim, **line) for line in lines]
     return verdicts
 
 
-def _about(paper_id: str, claim_id: str, paper: Paper, claim: Claim) -> dict[str, Any]:
-    return {
-        "paper": paper_id,
-        "claim": claim_id,
-        "says": claim.says,
-        "published": tuple(item.model_dump() for item in claim.published),
-        "quantity": claim.quantity,
-        "formula": claim.formula,
-        "unit": claim.unit,
-        "rule": claim.holds.words(),
-        "study": paper.study,
-        "testable_on": claim.data,
-        "note": claim.note,
-    }
-
-
-def done_runs(frame: pd.DataFrame) -> list[DoneRun]:
-    """Take the done runs out of a table of `load_runs`.
-
-    >>> [run.fill("rmse/{encoder}/all") for run in done_runs(load_runs("runs"))]  # doctest: +SKIP
-    ['rmse/swin_demo/all']
-    """
-    if not {"parameters", "metrics", "not_finite"} <= frame.attrs.keys():
-        raise RequestError("The table of runs does not come from geowb.batch.load_runs.")
-    runs = []
-    for row in frame[frame["status"] == "done"].to_dict("records"):
-        parameters = {n: row[column] for n, column in frame.attrs["parameters"].items()}
-        metrics = {n: row[column] for n, column in frame.attrs["metrics"].items()}
-        null = frame.attrs["not_finite"].get(row["path"], ())
-        runs.append(
-            DoneRun(
-                path=row["path"],
-                study=row["study"],
-                profile=None if _missing(row["profile"]) else row["profile"],
-                data=row["data"],
-                evidence=row["evidence"],
-                started=-math.inf if _missing(row["started"]) else row["started"].timestamp(),
-                parameters={n: v for n, v in parameters.items() if not _missing(v)},
-                metrics={n: v for n, v in metrics.items() if n in null or not _missing(v)},
-                versions=tuple(
-                    str(row[key]) for key in ("notebook_sha256", "commit", "data_sha256")
-                ),
-            )
-        )
-    return runs
-
-
-def _unmet(claim: Claim, run: DoneRun) -> list[str]:
+def _unmet(claim: Claim, run: Record) -> list[str]:
     """Conditions that the run does not meet, in words."""
     values = {**run.parameters, "profile": run.profile}
     return [c.words(n) for n, c in claim.where.items() if not c.met(values.get(n))]
 
 
 def grouped(
-    runs: Iterable[DoneRun], depends_on: Sequence[str] = ()
-) -> list[tuple[list[DoneRun], int]]:
-    """Group runs that differ in their seed only; count the repeats left out of each group."""
-    groups: dict[str, list[DoneRun]] = {}
-    for run in sorted(runs, key=lambda run: run.started):
-        groups.setdefault(run.key(depends_on), []).append(run)
-    result = []
-    for group in groups.values():
-        newest = {run.key(seed=True): run for run in group}  # later ones win
-        result.append((list(newest.values()), len(group) - len(newest)))
-    return result
+    runs: Iterable[Record], depends_on: Sequence[str] | None = None
+) -> list[tuple[list[Record], int]]:
+    """Group runs that differ in their seed only; count the repeats left out of each group.
 
-
-def _judge_group(claim: Claim, runs: list[DoneRun], repeats: int) -> dict[str, Any] | None:
-    """Judge one group; None where no run has the metrics."""
-    found = []
+    Of repeats the last counts, so runs are given in the order of their start.
+    """
+    groups: dict[str, dict[str, Record]] = {}
+    repeats: dict[str, int] = {}
     for run in runs:
-        values = [run.metrics.get(run.fill(name)) for name in claim.metrics]
-        found.append(None if None in values else claim.value(values))
-    if all(value is None for value in found):
+        group = groups.setdefault(key := run.key(depends_on), {})
+        older = group.pop(run.key(seed=True), None)
+        repeats[key] = repeats.get(key, 0) + (older is not None)
+        group[run.key(seed=True)] = run
+    return [(list(group.values()), repeats[key]) for key, group in groups.items()]
+
+
+def _judge(claim: Claim, own: Sequence[Record], study: Study | None) -> list[dict[str, Any]]:
+    """One line for each group of runs that has recorded the claim's metrics."""
+    tests = [run for run in own if not _unmet(claim, run)]
+    lost = [run for run in tests if run.status != "done"]
+    lines, without = [], 0
+    for group, repeats in grouped((r for r in tests if r.status == "done"), claim.depends_on):
+        if all(_quantity(claim, run) is None for run in group):
+            without += len(group)
+        else:
+            lines.append(_judge_group(claim, group, repeats, lost, study))
+    told = f" Other runs, without a metric that it needs: {without}." if without else ""
+    return [line | {"reason": line["reason"] + told} for line in lines]
+
+
+def _quantity(claim: Claim, run: Record) -> float | None:
+    """Compute the claim's quantity; None where a metric is not recorded, NaN if not finite."""
+    names = [run.fill(name) for name in claim.metrics]
+    values = [run.metrics.get(name) for name in names]
+    if None in values or len({*names}) < len(names):  # a model is not compared with itself
         return None
-    finite = [v for v in found if v is not None and math.isfinite(v)]
+    return number(claim.value(values))
+
+
+def _judge_group(
+    claim: Claim, runs: list[Record], repeats: int, lost: Iterable[Record], study: Study | None
+) -> dict[str, Any]:
+    if claim.exact:  # counts of older versions say nothing on what is installed
+        runs = [run for run in runs if _quantity(claim, run) is not None]
+        runs = [run for run in runs if _version(run) == _version(runs[-1])]
+    found = [_quantity(claim, run) for run in runs]
+    finite = [value for value in found if value is not None and math.isfinite(value)]
     over_seeds = statistics(finite)
     verdict, reason = _decide(claim, found, finite, over_seeds["interval"])
+    if doubt := _doubt(claim, runs, lost):
+        verdict, reason = "cannot tell", doubt
     return {
         "verdict": verdict,
-        "reason": " ".join([reason, *_remarks(runs, repeats)]),
+        "reason": " ".join([reason, *_remarks(claim, runs, repeats, study)]),
         **over_seeds,
-        "data": runs[0].data,
-        "evidence": runs[0].evidence,
-        "simulated": runs[0].evidence in ("simulated", "mixed"),
+        "data": "" if claim.counted else runs[0].data,
+        "evidence": "counted" if claim.counted else runs[0].evidence,
         "settings": runs[0].settings(claim.depends_on),
         "n": len(finite),
         "values": tuple(
@@ -291,20 +213,70 @@ def _decide(
     return verdict, f"In {runs} {words}, and so is the {span}."
 
 
-def _remarks(runs: Sequence[DoneRun], repeats: int) -> list[str]:
-    """Say what a reader should know of how runs were pooled."""
-    told = []
-    if repeats:
-        told.append(f"Repeats of the same parameters not counted: {repeats}.")
-    for number, what in enumerate(("the notebook", "geowb", "the data's record")):
-        if (count := len({run.versions[number] for run in runs})) > 1:
-            told.append(f"The runs are of {count} versions of {what}.")
+def _doubt(claim: Claim, runs: Sequence[Record], lost: Iterable[Record]) -> str:
+    """Say why runs are no fair sample over seeds of one experiment; "" where they are."""
+    names = [(run, run.fill(name)) for run in runs for name in claim.metrics]
+    units = {run.units[name] for run, name in names if name in run.units}
+    if not claim.fits(units):
+        return f"Recorded in other units: {' and '.join(sorted(u or 'none' for u in units))}."
+    if claim.exact:
+        return ""
+    done = {run.key(seed=True) for run in runs}
+    alike = [run for run in lost if run.key() == runs[0].key() and run.key(seed=True) not in done]
+    if seeds := sorted({str(run.parameters.get("seed")) for run in alike}):
+        word = "seed" if len(seeds) == 1 else "seeds"
+        return f"Runs that failed, {word} {', '.join(seeds)}: do them again first."
+    if (count := len({run.notebook_sha256 for run in runs})) > 1:
+        told = f"The runs are of {count} versions of the notebook"
+        return f"{told}; do the older ones again with --force."
+    if len({run.data_sha256 for run in runs}) > 1:
+        return "The runs have not read the same data, as their records have it."
+    results = [{n: v for n, v in r.metrics.items() if not n.startswith(_TIMES)} for r in runs]
+    if len(runs) > 1 and results[0] and len({json.dumps(r, sort_keys=True) for r in results}) == 1:
+        return "The runs have the very same results: their seed changes nothing."
+    return ""
+
+
+def _remarks(claim: Claim, runs: Sequence[Record], repeats: int, study: Study | None) -> list[str]:
+    """Say what a reader should know of the runs."""
+    told = [f"Repeats of the same parameters not counted: {repeats}."] if repeats else []
+    if (count := len({_version(run)[1:] for run in runs})) > 1:
+        told.append(f"The runs are of {count} versions of geowb.")
+    if study is None or claim.exact:
+        return told
+    if runs[-1].notebook_sha256 not in (None, _sha256(study.path)):
+        told.append("Its notebook is another one than the installed.")
+    others = {n: v for n, v in unusual(runs[-1], study).items() if n not in claim.where}
+    words = [f"{n}={as_text(v)}" for n, v in others.items() if n not in ("seed", "data", "encoder")]
+    if words:
+        told.append(f"Not as profile {runs[-1].profile} has it: {', '.join(words)}.")
     return told
 
 
-def _what_is_missing(
-    name: str, claim: Claim, own: Sequence[DoneRun], tests: Sequence[DoneRun], study: Study | None
-) -> str:
+def _version(run: Record) -> tuple[str | None, ...]:
+    return run.notebook_sha256, run.geowb, run.commit
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def unusual(run: Record, study: Study) -> dict[str, Any]:
+    """Parameters that the run has otherwise than the study's cell and the run's profile.
+
+    >>> unusual(read_runs("runs")[0], load_study("agb_transfer"))  # doctest: +SKIP
+    {'seed': 3}
+    """
+    usual = {p.name: p.default for p in study.parameters.values()}
+    usual |= study.profiles.get(run.profile, {})
+    return {
+        name: value
+        for name, value in run.parameters.items()
+        if name not in TECHNICAL and (name not in usual or value != usual[name])
+    }
+
+
+def _what_is_missing(name: str, claim: Claim, own: Sequence[Record], study: Study | None) -> str:
     """Say why no run tests a claim."""
     if study is None and not own:
         return f"There is no study {name} yet."
@@ -312,9 +284,9 @@ def _what_is_missing(
         return f"Awaits {claim.awaits}."
     if not own:
         return f"There is no done run of {name}."
-    if tests:
+    if tests := [run for run in own if not _unmet(claim, run)]:
         absent = {tests[-1].fill(m) for m in claim.metrics} - tests[-1].metrics.keys()
-        names = " and ".join(sorted(absent))
+        names = " and ".join(sorted(absent)) or "of a second model"
         return f"Done runs that could be a test: {len(tests)}, but without the metric {names}."
     unmet = [words for run in own for words in _unmet(claim, run)]
     needed = [f"{words} (not so in {unmet.count(words)})" for words in dict.fromkeys(unmet)]
@@ -327,17 +299,11 @@ def _command(study: Study, claim: Claim) -> str:
     profile = wanted.pop("profile").example("profile") if "profile" in wanted else None
     values = {p.name: p.default for p in study.parameters.values()}
     values |= study.profiles.get(profile, {})
-    if "data" in values:
+    if "data" in values and not claim.counted:
         wanted.setdefault("data", Condition(one_of=claim.data))
     words = ["geowb", "run" if claim.exact else "sweep", study.name]
     words += ["--profile", profile] if profile else []
     for name, condition in wanted.items():
         if not condition.met(values.get(name)):
-            words += ["-p", f"{name}={condition.example(name)}"]
+            words += ["-p", shlex.quote(f"{name}={condition.example(name)}")]
     return " ".join(words + ([] if claim.exact else ["--repeat", str(claim.seeds)]))
-
-
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return value is None or value is pd.NA or value is pd.NaT or value != value

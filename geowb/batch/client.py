@@ -21,7 +21,9 @@ from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-__all__ = ["ENGINE", "LEFT_OUT", "KernelManager", "end_tree"]
+from geowb.batch.process import end_tree
+
+__all__ = ["ENGINE", "LEFT_OUT", "KernelManager"]
 
 ENGINE = "geowb"
 
@@ -30,7 +32,7 @@ LEFT_OUT = "[... geowb left out the middle of this long output ...]"
 
 _LONGEST_SOCKET = 80  # a unix socket's path has room for about 104 bytes, some of them zmq's
 _MOST_TEXT = 200_000  # characters of a cell's output that are kept of each kind
-_SECONDS_TO_LEAVE = 10.0
+_SECONDS_TO_LEAVE = 3.0  # ipykernel 7 now and then hangs at its end
 
 
 class KernelManager(AsyncKernelManager):
@@ -82,7 +84,10 @@ class KernelManager(AsyncKernelManager):
         self.shutting_down = True
         await self.request_shutdown(restart=restart)
         self.provisioner.process = None  # from here on it is the other thread's
-        threading.Thread(target=_see_off, args=(process,)).start()
+        leaving = threading.Thread(target=_see_off, args=(process,))
+        leaving.start()
+        if self.environment.get("CUDA_VISIBLE_DEVICES"):  # the next run wants the GPU's memory
+            leaving.join()
         await self.cleanup_resources(restart=restart)
 
     def _note_memory(self) -> None:
@@ -99,25 +104,6 @@ def _see_off(process: Popen) -> None:
     except TimeoutExpired:
         end_tree(process.pid)
         process.wait()
-
-
-def end_tree(pid: int, born: float | None = None) -> None:
-    """Kill a process and all that it started; one that has gone is no error.
-
-    Parameters
-    ----------
-    born
-        Its `psutil.Process.create_time`: another process that has got the number since is spared.
-    """
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if born is not None and abs(process.create_time() - born) > 1:
-            return
-        family = [process, *process.children(recursive=True)]
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs(family, timeout=5)
 
 
 def _peak_memory(pid: int) -> int | None:

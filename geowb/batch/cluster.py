@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -12,9 +13,12 @@ import tempfile
 import threading
 import time
 import zipfile
+from concurrent.futures import CancelledError
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -23,12 +27,14 @@ from geowb.batch.engines import Events
 from geowb.batch.folder import rename_in
 from geowb.batch.machine import share_of_threads
 from geowb.batch.process import ENDS, Snapshot, WorkerProcess
-from geowb.errors import RequestError
+from geowb.errors import RequestError, RunFailed
+from geowb.locks import held
 
 __all__ = ["Cluster"]
 
 _SECONDS_TO_CONNECT = 6
 _SECONDS_TO_COME_BACK = 10
+_SECONDS_BETWEEN_COUNTS = 5.0
 _SECONDS_IDLE = 60.0  # then a worker's process ends: nobody may be left to close it
 
 
@@ -51,6 +57,8 @@ class Cluster:
         try:
             facts = self._look_around(out)
             self.shared = all(fact["sees"] for fact in facts.values())
+            self.at_a_time = sum(fact["threads"] for fact in facts.values())
+            self._counted = time.monotonic()
             runs: dict[str, int] = {}
             for fact in facts.values():
                 runs[fact["host"]] = runs.get(fact["host"], 0) + fact["threads"]
@@ -63,17 +71,24 @@ class Cluster:
     @property
     def capacity(self) -> int:
         """How many runs are handed over at a time: as many as are made, and as many to follow."""
-        return 2 * self.at_a_time
-
-    @property
-    def at_a_time(self) -> int:
-        """How many runs are made at a time."""
-        return max(1, sum(self._client.nthreads().values()))
+        now = time.monotonic()
+        if now - self._counted > _SECONDS_BETWEEN_COUNTS and self._client.status == "running":
+            with contextlib.suppress(OSError, CancelledError):
+                self.at_a_time = sum(self._client.nthreads().values())
+            self._counted = now
+        return 2 * max(1, self.at_a_time)
 
     def examine(self, values: list[dict[str, Any]], kernel: str) -> list[str]:
         """Say what on a worker is not as the runs need it."""
         order = {"order": "check", "values": values, "kernel": kernel, "directory": str(Path.cwd())}
-        return self._client.submit(_perform, self._name, order, pure=False).result()["problems"]
+        some = next(iter(self._client.nthreads()))
+        try:  # `run` does not wait for the tasks of others, as `submit` would
+            event = self._client.run(_examine, self._name, order, workers=[some])[some]
+        except (OSError, CancelledError) as error:
+            raise RunFailed(
+                f"The scheduler at {self._address} is gone; nothing was run."
+            ) from error
+        return event.get("problems") or ([event["message"]] if "message" in event else [])
 
     def submit(self, number: int, order: dict[str, Any]) -> None:
         """Have a run made on some worker."""
@@ -113,12 +128,12 @@ class Cluster:
 
     def _look_around(self, out: Path) -> dict[str, dict[str, Any]]:
         """Ask each worker what it is and whether it sees the folder for runs."""
-        out.mkdir(parents=True, exist_ok=True)
         token = out / f".{self._name}"
         token.write_text(self._name, encoding="utf-8")
         try:
             self._client.wait_for_workers(1, timeout=_SECONDS_TO_CONNECT)
-            facts = self._client.run(_describe, str(token), self._name)
+            with held(_lock_of(token)):
+                facts = self._client.run(_describe, str(token), self._name)
         except TimeoutError as error:
             raise RequestError(f"The scheduler at {self._address} has no worker.") from error
         except ImportError as error:
@@ -145,7 +160,10 @@ class Cluster:
             return
         del self._futures[number]  # and with it, on the cluster, what came back
         if future.status == "finished":
-            self._events.put((number, future.result()))
+            try:
+                self._events.put((number, future.result()))
+            except (OSError, CancelledError, RuntimeError) as error:
+                self._events.put((number, {"event": "failed", "message": str(error)}))
         elif future.status == "error":
             self._events.put((number, {"event": "failed", "message": str(future.exception())}))
         else:
@@ -176,13 +194,24 @@ def _quiet() -> dict[logging.Logger, int]:
 
 def _describe(token: str, content: str, dask_worker: distributed.Worker) -> dict[str, Any]:
     """Tell the sweep what it has to know of this worker."""
-    file = Path(token)
-    try:
-        sees = file.read_text("utf-8") == content and os.access(file.parent, os.W_OK)
-    except OSError:
-        sees = False
+    file, sees = Path(token), False
+    with contextlib.suppress(OSError):
+        if file.read_text("utf-8") == content and os.access(file.parent, os.W_OK):
+            with held(_lock_of(file)) as mine:
+                sees = not mine  # where locks do not reach other machines, it is as if not shared
     facts = {"sees": sees, "geowb": geowb.__version__, "host": dask_worker.ip}
     return facts | {"threads": dask_worker.state.nthreads}
+
+
+def _lock_of(token: Path) -> Path:
+    return token.with_name(f"{token.name}.lock")
+
+
+async def _examine(
+    name: str, order: dict[str, Any], dask_worker: distributed.Worker
+) -> dict[str, Any]:
+    """Have a request checked on this worker, whatever else it is doing."""
+    return await asyncio.to_thread(dask_worker.plugins[name].perform, order)
 
 
 def _perform(name: str, order: dict[str, Any]) -> dict[str, Any]:
@@ -212,14 +241,22 @@ class _Processes(WorkerPlugin):
         if order["order"] == "check":
             del order["directory"]
             return self._follow(self._process(here), order)
-        threads = self._worker.state.nthreads
-        order |= {"environment": share_of_threads(self._runs.get(self._worker.ip, threads))}
-        order |= {"directory": here}
+        order |= {"environment": self._threads(), "directory": here}
         if order.pop("shared"):
+            if not Path(order["out"]).is_dir():  # a worker that has come since
+                told = f"The worker {self._worker.address} does not see {order['out']}."
+                return {"event": "failed", "message": told}
             return self._follow(self._process(here), order)
         with tempfile.TemporaryDirectory(prefix="geowb-run-") as scratch:
             event = self._follow(self._process(here), order | {"out": scratch})
             return event | _packed(Path(event["path"])) if event["event"] == "done" else event
+
+    def _threads(self) -> dict[str, str]:
+        """Share of the cores; what dask itself sets before a worker starts is no wish of a user."""
+        runs = self._runs.get(self._worker.ip, self._worker.state.nthreads)
+        set_by_dask = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+        own = {k: v for k, v in os.environ.items() if str(set_by_dask.get(k)) != v}
+        return share_of_threads(runs, own)
 
     def _follow(self, process: WorkerProcess, order: dict[str, Any]) -> dict[str, Any]:
         process.send(**order)
@@ -239,8 +276,9 @@ class _Processes(WorkerPlugin):
             self._idle = [process for process in self._idle if process.alive]
             if self._idle:
                 return self._idle.pop()
-            process = WorkerProcess(self._study, directory=directory, idle=_SECONDS_IDLE)
+            process = WorkerProcess(directory=directory, idle=_SECONDS_IDLE)
             self._all.append(process)
+        process.send("study", **asdict(self._study))
         return process
 
 
@@ -248,7 +286,8 @@ def _packed(run: Path) -> dict[str, bytes]:
     """Pack a run directory, for a sweep that cannot see it."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in sorted(run.rglob("*")):
+        files = [file for file in run.rglob("*") if file != run / "run.json"]
+        for file in [*sorted(files), run / "run.json"]:  # who has the record has all
             packed.write(file, file.relative_to(run).as_posix())
     return {"archive": stream.getvalue()}
 

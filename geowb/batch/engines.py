@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from dataclasses import asdict
 from typing import Any
 
 from geowb.batch.machine import share_of_threads
@@ -49,10 +50,11 @@ class Local:
             if worker:
                 self._all[worker] = number
         if worker is None:
-            worker = WorkerProcess(self._study, directory=order["directory"])
+            worker = WorkerProcess(directory=order["directory"])
             with self._lock:
                 self._all[worker] = number
             threading.Thread(target=self._follow, args=(worker,), daemon=True).start()
+            worker.send("study", **asdict(self._study))
         worker.send("run", number=number, environment=self._threads, **order)
 
     def trouble(self) -> str:

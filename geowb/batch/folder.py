@@ -9,6 +9,7 @@ process is killed: who gets the lock may tidy up what an earlier holder left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -75,7 +76,7 @@ def _short(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return "+".join(map(_short, value)) or "none"
-    return str(value)
+    return " ".join(str(value).split())
 
 
 def _plain(part: str) -> str:
@@ -165,24 +166,26 @@ def finish(folder: Path, name: str, replaced: Sequence[Path] = ()) -> Path:
     olds = [(path, path.with_name(f".{path.name}.old-{secrets.token_hex(3)}")) for path in replaced]
     for path, old in olds:
         path.rename(old)
-    final = _take_name(folder.parent, name)
-    rename_in(folder, folder.name, final.name)
-    if os.name == "nt":
-        final.rmdir()  # elsewhere the rename replaces an empty folder
-    folder.rename(final)
+    final = _give_name(folder, name)
     for _, old in olds:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def _take_name(out: Path, name: str) -> Path:
+def _give_name(folder: Path, name: str) -> Path:
+    """Rename to the first name of ``NAME``, ``NAME-2``, ... that no run has."""
+    old = folder.name
     for count in itertools.count(1):
-        final = out / (name if count == 1 else f"{name}-{count}")
-        try:
-            final.mkdir()  # nobody else can take the name from here on
-        except FileExistsError:
+        final = folder.with_name(name if count == 1 else f"{name}-{count}")
+        if final.exists() and any(final.iterdir()):
             continue
-        return final
+        rename_in(folder, old, final.name)
+        old = final.name
+        try:
+            return folder.rename(final)  # an empty folder is replaced, any other is an error
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     raise AssertionError
 
 

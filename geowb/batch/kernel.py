@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import signal
 import tempfile
@@ -90,6 +91,7 @@ def execute(
     from papermill.exceptions import PapermillExecutionError
 
     from geowb.batch.client import ENGINE, KernelManager
+    from geowb.batch.process import end_tree
 
     logger = logging.getLogger("papermill")
     if not logger.handlers:  # else Python prints the library's warnings to stderr
@@ -115,7 +117,7 @@ def execute(
                 kernel_name=kernel,
                 language="python",
                 progress_bar=False,
-                start_timeout=120,
+                start_timeout=math.ceil(min(timeout or 120, 120)),
                 on_cell_start=at,
                 timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
                 kernel_manager_class=manager,
@@ -127,6 +129,7 @@ def execute(
             failure = ("Timeout", f"the run took longer than {timeout:g} s and was stopped.")
             _mark(target, execution.index, failure)
         except DeadKernelError:
+            end_tree(manager.pid)  # what it had started lives on
             failure = ("KernelDied", _last_words(manager))
             _mark(target, execution.index, failure)
         except (RuntimeError, OSError) as error:

@@ -6,26 +6,48 @@ ratio of two, the runs that are a test of it, and a threshold.
 
 from __future__ import annotations
 
-import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from geowb.batch.checks import as_text
 from geowb.errors import RequestError, did_you_mean
 
-__all__ = ["Claim", "Condition", "Paper", "Published", "Rule", "load_claims", "spelt"]
+__all__ = ["Claim", "Condition", "Paper", "Published", "Rule", "load_claims"]
 
-#: The four rules, each with its opposite.
-_OPPOSITE = {"at_most": "above", "at_least": "below", "above": "at_most", "below": "at_least"}
+#: The four rules, each with its meaning and its opposite.
+_RULES = {
+    "at_most": (operator.le, "above"),
+    "at_least": (operator.ge, "below"),
+    "above": (operator.gt, "at most"),
+    "below": (operator.lt, "at least"),
+}
 Text = Annotated[str, Field(min_length=3)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _OneOf(_Strict):
+    """What has exactly one of its fields."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1 or self._given[1] is None:
+            names = [field.alias or name for name, field in type(self).model_fields.items()]
+            raise ValueError(f"give exactly one of {', '.join(names)}")
+        return self
+
+    @property
+    def _given(self) -> tuple[str, Any]:
+        name = next(iter(self.model_fields_set))
+        return name, getattr(self, name)
 
 
 class Published(_Strict):
@@ -38,23 +60,13 @@ class Published(_Strict):
     qualifier: Literal["", "about", "up to", "over"] = ""
 
 
-class Rule(_Strict):
+class Rule(_OneOf):
     """The threshold on one side of which a claim holds; exactly one of the four is given."""
 
     at_most: float | None = None
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Rule:
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError(f"give exactly one of {', '.join(_OPPOSITE)}")
-        return self
-
-    @property
-    def _given(self) -> tuple[str, float]:
-        return next(iter(self.model_dump(exclude_none=True).items()))
 
     @property
     def threshold(self) -> float:
@@ -64,17 +76,15 @@ class Rule(_Strict):
     def words(self, *, opposite: bool = False) -> str:
         """Say the rule, or its opposite: "at most 1.1", "above 1.1"."""
         name, threshold = self._given
-        return f"{_OPPOSITE[name] if opposite else name} {threshold:g}".replace("_", " ")
+        return f"{_RULES[name][1] if opposite else name} {threshold:g}".replace("_", " ")
 
     def met(self, value: float) -> bool:
         """Whether `value` is on the side where the claim holds."""
         name, limit = self._given
-        if name in ("at_most", "at_least"):
-            return value <= limit if name == "at_most" else value >= limit
-        return value > limit if name == "above" else value < limit
+        return _RULES[name][0](value, limit)
 
 
-class Condition(_Strict):
+class Condition(_OneOf):
     """What a parameter (or the profile) of a run must be for the run to be a test.
 
     >>> Condition.model_validate({"not": ""}).met("weights.safetensors")
@@ -93,17 +103,6 @@ class Condition(_Strict):
     def _short(cls, value: Any) -> Any:
         return value if isinstance(value, Mapping) else {"equal": value}
 
-    @model_validator(mode="after")
-    def _one(self) -> Condition:
-        if len(self.model_fields_set) != 1 or self._given[1] is None:
-            raise ValueError("give a value, or exactly one of one_of, not, at_least")
-        return self
-
-    @property
-    def _given(self) -> tuple[str, Any]:
-        name = next(iter(self.model_fields_set))
-        return name, getattr(self, name)
-
     def met(self, value: Any) -> bool:
         """Whether a parameter's value meets it; a parameter that a run lacks (None) never does."""
         kind, given = self._given
@@ -119,9 +118,9 @@ class Condition(_Strict):
         """Say the condition on the parameter `name`."""
         kind, given = self._given
         if kind == "one_of":
-            return f"{name} {' or '.join(map(spelt, given))}"
+            return f"{name} {' or '.join(map(as_text, given))}"
         link = {"equal": "=", "unlike": "not", "at_least": "at least"}[kind]
-        value = f"{given:g}" if kind == "at_least" else spelt(given)
+        value = f"{given:g}" if kind == "at_least" else as_text(given)
         return f"{name} {link} {value or 'empty'}"
 
     def example(self, name: str) -> str:
@@ -130,7 +129,7 @@ class Condition(_Strict):
         if kind == "unlike":
             return "FILE" if name == "weights" else name.upper()
         return (
-            f"{given:g}" if kind == "at_least" else spelt(given[0] if kind == "one_of" else given)
+            f"{given:g}" if kind == "at_least" else as_text(given[0] if kind == "one_of" else given)
         )
 
 
@@ -147,7 +146,7 @@ class Claim(_Strict):
     holds: Rule
     where: dict[str, Condition] = {}
     exact: bool = False  # counted, not measured: one run is enough
-    depends_on: tuple[str, ...] = ()  # of a count: all parameters that it depends on
+    depends_on: tuple[str, ...] | None = None  # of a count: all parameters that it depends on
     seeds: Annotated[int, Field(ge=2)] = 3
     data: Annotated[tuple[str, ...], Field(min_length=1)]
     awaits: str = ""  # what its study does not measure yet
@@ -157,7 +156,7 @@ class Claim(_Strict):
     def _consistent(self) -> Claim:
         if sum(q is not None for q in (self.metric, self.difference, self.ratio)) != 1:
             raise ValueError("give exactly one of metric, difference, ratio")
-        if self.depends_on and not self.exact:
+        if self.depends_on is not None and not self.exact:
             raise ValueError("depends_on is for counts (exact: true)")
         return self
 
@@ -171,12 +170,23 @@ class Claim(_Strict):
         """The quantity in metrics, such as "rmse/{encoder}/all over rmse/unet/all"."""
         return (" minus " if self.difference else " over ").join(self.metrics)
 
+    @property
+    def counted(self) -> bool:
+        """Whether it is a count that depends on no data, and so is no evidence of any."""
+        return self.depends_on is not None and "data" not in self.depends_on
+
+    def fits(self, units: set[str]) -> bool:
+        """Whether metrics that were recorded in these units give the quantity in its own."""
+        if self.ratio:
+            return len(units) <= 1
+        return units <= {"%" if self.difference and self.unit == "points" else self.unit}
+
     def value(self, values: Sequence[float]) -> float:
         """Compute the quantity from the metrics' values; NaN where it is not defined."""
         if self.difference:
             return values[0] - values[1]
         if self.ratio:
-            return values[0] / values[1] if values[1] else math.nan
+            return values[0] / values[1] if values[0] >= 0 and values[1] > 0 else math.nan
         return values[0]
 
 
@@ -251,15 +261,6 @@ def _problem(paper: str, error: Mapping[str, Any]) -> str:
         known = {*Claim.model_fields, *Paper.model_fields, *Published.model_fields}
         message = f"there is no such key. {did_you_mean(parts[-1], known)}".rstrip(".")
     return f"{where}: {message}"
-
-
-def spelt(value: Any) -> str:
-    """Spell a value as it is typed after ``-p NAME=``.
-
-    >>> spelt(True), spelt([1, 2]), spelt("world")
-    ('true', '[1, 2]', 'world')
-    """
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from geowb.locks import held
@@ -64,18 +64,21 @@ def room(*, uses_gpu: bool) -> int:
     return max(1, min(cores(), known // _MEMORY_A_RUN) if known else cores())
 
 
-def share_of_threads(runs: int) -> dict[str, str]:
+def share_of_threads(runs: int, limits: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Environment in which a run uses its share of the cores, when `runs` go at a time.
 
     >>> share_of_threads(10_000)["OMP_NUM_THREADS"]
     '1'
 
-    A number that the environment has already is an upper limit.
+    Parameters
+    ----------
+    limits
+        Numbers of threads that are not exceeded, by the names of their variables.
     """
     share = max(1, cores() // max(1, runs))
     names = [f"{library}_NUM_THREADS" for library in _THREADS]
     names += ["VECLIB_MAXIMUM_THREADS", "DASK_NUM_WORKERS"]
-    return {name: str(min(share, _number(os.environ.get(name), share))) for name in names}
+    return {name: str(min(share, _number(limits.get(name), share))) for name in names}
 
 
 def _number(text: str | None, otherwise: int) -> int:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from geowb.batch.results import write_at_once
+from geowb.batch.rundir import write_at_once
 
 __all__ = ["notebook_pages", "picture"]
 
@@ -73,13 +73,12 @@ def notebook_pages(folder: Path, runs: Sequence[str]) -> dict[str, Path]:
     nbconvert, and for notebooks that it cannot read, there is none.
 
     >>> notebook_pages(Path("runs"), ["runs/demo"])  # doctest: +SKIP
-    {'runs/demo': PosixPath('runs/report_notebooks/demo.html')}
+    {'runs/demo': PosixPath('runs/report_notebooks/demo/notebook.html')}
     """
     pages = {}
     for run in runs:
         notebook = Path(run) / "notebook.ipynb"
-        name = "--".join(Path(run).relative_to(folder).parts)
-        page = folder / "report_notebooks" / f"{name}.html"
+        page = folder / "report_notebooks" / Path(run).relative_to(folder) / "notebook.html"
         if notebook.is_file() and (_is_newer(page, notebook) or _convert(notebook, page)):
             pages[run] = page
     return pages
@@ -96,23 +95,14 @@ def _convert(notebook: Path, page: Path) -> bool:
         from nbconvert import HTMLExporter
     except ImportError:
         return False
-    nowhere = dict.fromkeys(
-        (
-            "mathjax_url",
-            "require_js_url",
-            "jquery_url",
-            "mermaid_js_url",
-            "mermaid_layout_elk_js_url",
-        ),
-        "",
-    )
-    exporter = HTMLExporter(template_name="lab", **nowhere)
+    scripts = ("mathjax", "require_js", "jquery", "mermaid_js", "mermaid_layout_elk_js")
+    exporter = HTMLExporter(template_name="lab", **{f"{name}_url": "" for name in scripts})
     try:
         content = nbformat.read(notebook, as_version=4)
         resources = {"metadata": {"name": notebook.parent.name}}
         html, _ = exporter.from_notebook_node(content, resources)
     except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError):
         return False
-    page.parent.mkdir(exist_ok=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
     write_at_once(page, html.replace("<head>", f"<head>{_SEALED}", 1).encode())
     return True

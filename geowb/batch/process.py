@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from geowb.batch.studies import Study
 
-__all__ = ["ENDS", "Snapshot", "WorkerProcess"]
+__all__ = ["ENDS", "Snapshot", "WorkerProcess", "end_tree"]
 
 #: Events after which a worker has no run any more.
 ENDS = frozenset({"done", "failed", "busy", "died", "checked"})
@@ -34,13 +36,15 @@ class Snapshot:
     @classmethod
     def of(cls, study: Study) -> Snapshot:
         """Take a copy of a study's notebook."""
-        return cls(study.name, study.path.read_text("utf-8"), str(study.path))
+        content = study.path.read_bytes().decode("utf-8")  # newlines too are as they were
+        return cls(study.name, content, str(study.path))
 
 
 class WorkerProcess:
     """A process that makes runs of one study, in a session of its own (no Ctrl-C reaches it).
 
-    >>> worker = WorkerProcess(Snapshot.of(study))  # doctest: +SKIP
+    >>> worker = WorkerProcess()  # doctest: +SKIP
+    >>> worker.send("study", **asdict(Snapshot.of(study)))  # doctest: +SKIP
     >>> worker.send("run", **order)  # doctest: +SKIP
     >>> for event in worker.events:  # doctest: +SKIP
     ...     print(event)
@@ -53,9 +57,7 @@ class WorkerProcess:
         Seconds without an order after which it ends by itself.
     """
 
-    def __init__(
-        self, study: Snapshot, *, directory: str | None = None, idle: float | None = None
-    ) -> None:
+    def __init__(self, *, directory: str | None = None, idle: float | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
         self._kernel: tuple[int, float] | None = None
         # -P: a file in the working directory is not taken for a library
@@ -72,7 +74,6 @@ class WorkerProcess:
             bufsize=1,
         )
         self.events = self._listen()
-        self.send("study", **asdict(study))
 
     @property
     def alive(self) -> bool:
@@ -91,10 +92,11 @@ class WorkerProcess:
 
     def _listen(self) -> Iterator[dict[str, Any]]:
         """Yield what the process tells, to its last event, which is ``died``."""
-        for line in self._process.stdout:
-            event = json.loads(line)
-            self._note_kernel(event)
-            yield event
+        with contextlib.suppress(ValueError):  # a line that was cut off is the last
+            for line in self._process.stdout:
+                event = json.loads(line)
+                self._note_kernel(event)
+                yield event
         self._process.wait()
         self.end_kernel()
         yield {"event": "died", "message": self._last_words()}
@@ -117,8 +119,6 @@ class WorkerProcess:
     def end_kernel(self) -> None:
         """Kill the kernel that a process which died has left."""
         if self._kernel:
-            from geowb.batch.client import end_tree
-
             end_tree(*self._kernel)
             self._kernel = None
 
@@ -135,4 +135,28 @@ class WorkerProcess:
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()[-3:]
         status = self._process.returncode
         told = f"signal {-status}" if status < 0 else f"exit status {status}"
+        if -status == getattr(signal, "SIGKILL", None):
+            told += ", most often the system's answer to too little memory"
         return " / ".join([f"its process ended with {told}", *map(str.strip, lines)])
+
+
+def end_tree(pid: int, born: float | None = None) -> None:
+    """Kill a process, all that it started, and its group; one that has gone is no error.
+
+    Parameters
+    ----------
+    born
+        Its `psutil.Process.create_time`: another process that has got the number since is spared.
+    """
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if born is not None and abs(process.create_time() - born) > 1:
+            return
+        family = [process, *process.children(recursive=True)]
+    with contextlib.suppress(OSError, AttributeError):  # kernels lead a group of their own
+        os.killpg(pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=5)

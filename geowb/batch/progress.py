@@ -181,8 +181,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _cut(name: str, most: int = 44) -> str:
-    return name if len(name) <= most else f"{name[: most - 3]}..."
+def _cut(name: str, most: int = 40) -> str:
+    """Cut the middle: what tells runs apart is often at the end."""
+    return name if len(name) <= most else f"{name[: most // 2 - 2]}...{name[-(most // 2 - 1) :]}"
 
 
 def _duration(seconds: float) -> str:

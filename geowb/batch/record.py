@@ -14,7 +14,7 @@ import geowb
 from geowb.batch.machine import cores
 from geowb.paths import project_dir
 
-__all__ = ["environment"]
+__all__ = ["environment", "one_sentence"]
 
 _PACKAGES = ("numpy", "scipy", "pandas", "xarray", "rioxarray", "rasterio", "zarr", "dask")
 _PACKAGES += ("torch", "torchvision", "torchgeo", "terratorch", "timm", "lightning")
@@ -39,6 +39,17 @@ def environment(notebook: Path) -> dict[str, Any]:
         "pid": os.getpid(),
         "cwd": str(Path.cwd()),
     }
+
+
+def one_sentence(message: str, longest: int = 600) -> str:
+    r"""Put a message on one line, cut it where it is very long, and end it with a full stop.
+
+    >>> one_sentence("no\n  file")
+    'no file.'
+    """
+    text = " ".join(message.split())
+    text = text if len(text) <= longest else f"{text[:longest]}..."
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _version(package: str) -> str | None:

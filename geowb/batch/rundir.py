@@ -12,7 +12,7 @@ from typing import Any
 
 from geowb.errors import DataError
 
-__all__ = ["RunDirectory", "write_json"]
+__all__ = ["RunDirectory", "write_at_once", "write_json"]
 
 
 class RunDirectory:
@@ -82,15 +82,23 @@ class RunDirectory:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file at one stroke: a reader sees the old content or the new."""
+    """Write a JSON file at one stroke."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_at_once(path, f"{text}\n".encode())
+
+
+def write_at_once(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never half of it.
+
+    >>> write_at_once(Path("report.html"), b"<p>Done.")  # doctest: +SKIP
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return path
 
 
 def _number(name: str, value: Any) -> float | int:

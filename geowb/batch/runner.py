@@ -25,7 +25,7 @@ from geowb.batch.folder import (
 )
 from geowb.batch.kernel import Execution, check_kernel, execute, heading_of
 from geowb.batch.progress import Progress
-from geowb.batch.record import environment
+from geowb.batch.record import environment, one_sentence
 from geowb.batch.rundir import RunDirectory, write_json
 from geowb.batch.studies import Study
 from geowb.errors import GeowbError, RequestError, RunFailed
@@ -105,9 +105,10 @@ def run(
     study, values = preflight(study, parameters, profile=profile)
     check_kernel(kernel)
     name = name or run_name(study.name, values, profile or "")
-    if not re.fullmatch(r"\w[\w.=,+-]{0,99}", name, re.ASCII):
+    if not re.fullmatch(r"\w[\w.=,+-]{0,149}", name, re.ASCII):
         raise RequestError(
-            f"'{name}' cannot be the name of a run directory: letters, digits and . = , + - _ only."
+            f"'{name}' cannot be the name of a run directory: at most 150 letters, digits and "
+            ". = , + - _, no more."
         )
     job = Job(study, values, name, Path(out), profile=profile, kernel=kernel, timeout=timeout)
     with Progress(study.name, job.cells, shown=progress) as shown:
@@ -148,7 +149,7 @@ def repeat(like: str | Path, parameters: Mapping[str, Any] | None = None, **opti
     chosen = {name: value for name, value in options.items() if value is not None}
     chosen["out"] = Path(chosen.get("out", "runs")).expanduser().absolute()
     before = {name: record.get(name) for name in ("profile", "kernel", "timeout")}
-    before["name"] = None if parameters else re.sub(r"-\d+$", "", path.name)
+    before["name"] = None if parameters else re.sub(r"(-[0-9a-f]{8})-\d+$", r"\1", path.name)
     known = {name: value for name, value in before.items() if value is not None}
     study = Path(record.get("notebook", ""))
     if not study.is_file():
@@ -253,7 +254,7 @@ def make(
             shutil.rmtree(folder, ignore_errors=True)
             told = "Nothing of this run is kept."
         raise RunFailed(f"{job.study.name}: {error}. {told}") from error
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
         if not _is_done(folder):  # else it had ended, and the next sweep gives it its name
             shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -317,7 +318,7 @@ def what_went_wrong(error: Mapping[str, Any]) -> str:
     " under 'Data'. OSError: No such file."
     """
     where = f" under '{error['heading']}'" if error["heading"] else ""
-    return f"{where}. {error['type']}: {_one_sentence(error['message'])}"
+    return f"{where}. {error['type']}: {one_sentence(error['message'])}"
 
 
 def _is_done(path: Path) -> bool:
@@ -344,6 +345,11 @@ def _tidy(path: Path, study: Study) -> dict[str, Any]:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
     size, warnings = path.stat().st_size, []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    if not notebook.metadata.papermill.get("exception") and any(
+        cell.execution_count is None for cell in code
+    ):
+        warnings.append("The notebook ended itself (sys.exit) before its last cell.")
     if LEFT_OUT in path.read_text("utf-8"):
         warnings.append("A cell printed very much; the stored notebook lacks the middle of it.")
     if size > _LARGEST_NOTEBOOK:
@@ -364,12 +370,6 @@ def _provenance(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
         except GeowbError as error:
             found[parameter] = {"error": str(error)}
     return found
-
-
-def _one_sentence(message: str, longest: int = 600) -> str:
-    text = " ".join(message.split())
-    text = text if len(text) <= longest else f"{text[:longest]}..."
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _now() -> str:

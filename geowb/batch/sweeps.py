@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import shlex
+import shutil
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -244,7 +246,7 @@ class _Sweep:
         kind = "Failed"
         if event["event"] == "died":
             kind, attempts = "WorkerDied", self._attempts[number] + 1
-            message += f", {attempts} times; most often the machine has too little memory."
+            message += f"; so {attempts} times."
             with folder.claim(self.out, self.study, values) as mine:
                 if mine:
                     folder.recover(self.out, self.study, values)
@@ -274,7 +276,11 @@ class _Sweep:
 
         values, name = self.asked.values[number], self.name(number)
         place = folder.partial(self.out, name, claimed=True)
-        unpack(event["archive"], place, instead_of=event["path"])
+        try:
+            unpack(event["archive"], place, instead_of=event["path"])
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         done = folder.read_record(place).get("status") == "done"
         before = folder.earlier(self.out, self.study, values)
         kept = [path for path, record in before if done or record.get("status") != "done"]
@@ -301,10 +307,9 @@ def _engine(
     going: _Sweep, events: Events, at_a_time: int, scheduler: str | None, kernel: str
 ) -> Iterator[Any]:
     """Engine that makes the runs; it is closed at the end, whatever happens."""
-    study, fresh = Snapshot.of(going.asked.study), not going.out.exists()
+    study = Snapshot.of(going.asked.study)
     with contextlib.ExitStack() as stack:
-        if fresh:
-            stack.callback(_remove_empty, going.out)  # of a wrong request nothing is left
+        stack.enter_context(_made(going.out))
         if scheduler:
             from geowb.batch.cluster import Cluster
 
@@ -314,13 +319,28 @@ def _engine(
         else:
             workers = min(at_a_time, len(going.waiting))
             engine = stack.enter_context(Local(study, workers, events))
-            going.out.mkdir(parents=True, exist_ok=True)
         yield engine
 
 
-def _remove_empty(out: Path) -> None:
-    with contextlib.suppress(OSError):
-        out.rmdir()
+@contextlib.contextmanager
+def _made(out: Path) -> Iterator[None]:
+    """Folder that can be written to; what was made of it for nothing is removed."""
+    new = [place for place in (out, *out.parents) if not place.exists()]
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out):
+                pass
+        except OSError as error:
+            raise RequestError(
+                f"The folder {out} for run directories cannot be written to ({error.strerror}). "
+                "Choose another with --out."
+            ) from error
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for place in new:
+                place.rmdir()
 
 
 def _workers(workers: int | None, scheduler: str | None, going: _Sweep) -> int:
@@ -342,7 +362,10 @@ def _workers(workers: int | None, scheduler: str | None, going: _Sweep) -> int:
 
 def _check_folder(out: Path, study: Study) -> None:
     """Refuse a folder that is none, or is another study's."""
-    nearest = next(place for place in (out, *out.parents) if place.exists())
+    try:
+        nearest = next(place for place in (out, *out.parents) if place.exists())
+    except OSError as error:
+        raise RequestError(f"{out} cannot be a folder: {error.strerror}.") from error
     if not nearest.is_dir():
         raise RequestError(f"{nearest} is a file. Choose another folder with --out.")
     if (out / "run.json").is_file():

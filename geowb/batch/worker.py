@@ -20,9 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+
 from geowb.batch.checks import machine_checks
 from geowb.batch.kernel import Execution, check_kernel
 from geowb.batch.machine import one_gpu
+from geowb.batch.process import end_tree
 from geowb.batch.runner import Job, make_once
 from geowb.batch.studies import Study, load_study
 from geowb.errors import GeowbError
@@ -39,7 +42,6 @@ class _Desk:
         self._source = source
         self._orders: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._open = 0
-        self.kernel: int | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
     def next(self, idle: float | None) -> dict[str, Any] | None:
@@ -52,20 +54,18 @@ class _Desk:
     def done(self) -> None:
         """Note that the last order has been carried out."""
         self._open -= 1
-        self.kernel = None
 
     def _listen(self) -> None:
-        for line in self._source:
-            self._open += 1
-            self._orders.put(json.loads(line))
+        with contextlib.suppress(ValueError):  # the sweep was killed in the middle of a line
+            for line in self._source:
+                order = json.loads(line)
+                self._open += 1
+                self._orders.put(order)
         self._orders.put(None)
         if self._open:
             os.kill(os.getpid(), signal.SIGTERM)  # the main thread leaves its run tidily
             time.sleep(_SECONDS_TO_STOP)
-            if self.kernel:
-                from geowb.batch.client import end_tree
-
-                end_tree(self.kernel)
+            _end_kernels()
             os._exit(1)
 
 
@@ -75,6 +75,7 @@ def main() -> int:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # no library writes between the events
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    desk, studies = _Desk(sys.stdin), {}
 
     def tell(event: str, **facts: Any) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -82,7 +83,6 @@ def main() -> int:
 
     import geowb.batch.client  # noqa: F401 - papermill, before the first run's clock starts
 
-    desk, studies = _Desk(sys.stdin), {}
     with tempfile.TemporaryDirectory(prefix="geowb-worker-") as scratch:
         tell("ready")
         while (order := desk.next(idle)) is not None:
@@ -92,15 +92,21 @@ def main() -> int:
             elif kind == "check":
                 tell("checked", problems=_problems(studies[order["study"]], **order))
             else:
-                _run(studies[order["study"]], order, desk, tell)
+                _run(studies[order["study"]], order, tell)
             desk.done()
     return 0
+
+
+def _end_kernels() -> None:
+    """Kill the kernels of this process: the one at work, and those that have yet to leave."""
+    for child in psutil.Process().children():
+        end_tree(child.pid)
 
 
 def _keep(folder: Path, name: str, content: str, path: str) -> tuple[Study, str]:
     """Store a study as it was when the sweep began; its own notebook may change or be elsewhere."""
     copy = folder / f"{name}.ipynb"
-    copy.write_text(content, encoding="utf-8")
+    copy.write_bytes(content.encode())
     return load_study(copy), path
 
 
@@ -115,9 +121,7 @@ def _problems(
         return [str(error)]
 
 
-def _run(
-    kept: tuple[Study, str], order: dict[str, Any], desk: _Desk, tell: Callable[..., None]
-) -> None:
+def _run(kept: tuple[Study, str], order: dict[str, Any], tell: Callable[..., None]) -> None:
     """Make one run, or say why not."""
     study, notebook = kept
     number, uses_gpu = order.pop("number"), order.pop("uses_gpu")
@@ -126,7 +130,6 @@ def _run(
     del order["study"]
 
     def watch(execution: Execution) -> None:
-        desk.kernel = execution.pid
         tell(
             "cell",
             number=number,
@@ -160,4 +163,9 @@ def _run(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        status = main()
+    except SystemExit:  # told to end: nobody is waited for
+        _end_kernels()
+        raise
+    raise SystemExit(status)

@@ -376,12 +376,17 @@ class Source:
         return "\n".join([f"{self.name}: {entry.description}", *lines])
 
     def provenance(self, **selection: object) -> dict[str, Any]:
-        """Record what was read: the world's version, or digests of catalog and files."""
-        record: dict[str, Any] = {"entry": self.name, "driver": self.entry.driver.name}
-        if self.entry.driver.name == "world":
+        """Record what was read, and how: the world's version and options, or digests of files."""
+        driver, how = self.entry.driver, ("uri", "placeholders", "driver", "data_adapter")
+        record: dict[str, Any] = {"entry": self.name, "driver": driver.name}
+        fields = dict.fromkeys(how, True) | {"metadata": {"crs", "nodata"}}
+        text = self.entry.model_dump_json(include=fields)
+        record["entry_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        if driver.name == "world":
             import geowb.world
 
-            return record | {"world_version": geowb.world.VERSION}
+            options = driver.options.model_dump(mode="json")
+            return record | {"world_version": geowb.world.VERSION, "options": options}
         record["catalog_sha256"] = self.catalog.sha256
         chosen = [self.fields(selection)] if selection else self.selections()
         found = {path for fields in chosen for path in self.files(fields)[0]}
