@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import types
+import zipfile
 
 import pytest
 from sweeping import CELLS, PARAMETERS, Sweep, ends, until, waiting
@@ -89,6 +92,33 @@ def test_a_cluster_gives_the_same_as_this_machine(study, cluster, tmp_path):
     assert sorted(ends(log).values()) == [1] * 4
     assert there.has_no_process()
     assert "4 of 4 runs are done." in told
+
+
+def test_threads_that_dask_sets_are_no_limit_and_a_users_are(monkeypatch):
+    import dask
+
+    from geowb.batch import cluster, machine
+
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    plugin = cluster._Processes("x", None, {"10.0.0.1": 2})
+    plugin._worker = types.SimpleNamespace(ip="10.0.0.1", state=types.SimpleNamespace(nthreads=1))
+    assert dask.config.get("distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS") == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    threads = plugin._threads()
+    assert (threads["OMP_NUM_THREADS"], threads["MKL_NUM_THREADS"]) == ("4", "3")
+
+
+def test_who_has_the_record_of_a_run_has_all_of_it(tmp_path):
+    from geowb.batch.cluster import _packed
+
+    for name in ("run.json", "table.csv", "models/a/model.json", "notebook.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with zipfile.ZipFile(io.BytesIO(_packed(tmp_path)["archive"])) as packed:
+        names = [name for name in packed.namelist() if not name.endswith("/")]
+    assert names[-1] == "run.json"
+    assert len(names) == 4
 
 
 def test_without_a_shared_file_system_runs_come_through_the_scheduler(study, tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import time
 
+import psutil
 import pytest
 from sweeping import CELLS, PARAMETERS, Sweep, ends, until, waiting
 
@@ -118,7 +121,8 @@ def test_a_run_whose_worker_dies_again_and_again_is_given_up(study, out, log):
         assert until(lambda old=partial: not (out / old).exists()), attempt
     status, _, told = sweep.end()
     assert status == 1
-    assert "WorkerDied: its process ended with signal 9, 3 times" in told
+    assert "WorkerDied: its process ended with signal 9, most often" in told
+    assert "; so 3 times." in told
     assert "alone: geowb run" in told
     assert statuses(out) == ["done"]
     assert is_tidy(out)
@@ -137,6 +141,42 @@ def test_a_killed_kernel_is_a_failed_run_and_the_next_sweep_does_it(study, out, 
     assert "ended by SIGKILL" in told
     assert statuses(out) == ["done", "done", "done", "failed"]
     finish_and_check(study, out, log, words, done_before=done, runs=4)
+
+
+@pytest.mark.parametrize("who", ["geowb.batch.worker", "ipykernel"])
+def test_what_a_notebook_has_started_ends_with_it(study, out, log, who):
+    sweep = Sweep(study, "-p", f"log={log}", "-p", "mode=child", "--out", out)
+    assert until(lambda: waiting(log) == 1)
+    log.with_name("log.go").touch()
+    for _ in range(3 if who == "geowb.batch.worker" else 1):
+        assert until(lambda: waiting(log) == 1)
+        (process,) = [p for p in sweep.processes(who) if "cli" not in p.cmdline()]
+        process.kill()
+        assert until(lambda old=process: not old.is_running())
+        assert until(lambda: waiting(log) == 0 or sweep.processes(who), 30)
+        for file in log.parent.glob("log.waits-*"):
+            pid = int(file.name.split("-")[-1])
+            if not psutil.pid_exists(pid):
+                file.unlink()
+    status, _, told = sweep.end()
+    assert status == 1, told
+    assert sweep.has_no_process(), "a child of the notebook lives on"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.3, 0.8])
+def test_a_sweep_that_ends_while_it_starts_leaves_no_process(
+    tmp_path, write_study, number, seconds
+):
+    """The notebook is larger than a pipe: the worker may get a part of it only."""
+    pictures = "'" + 400_000 * "x" + "'"
+    large = write_study(tmp_path / "large.ipynb", PARAMETERS, (*CELLS, f"{pictures};"))
+    sweep = Sweep(large, "--out", tmp_path / "runs")
+    assert until(lambda: sweep.processes("geowb.batch.worker"))
+    time.sleep(seconds)
+    sweep.process.send_signal(number)
+    sweep.end(30)
+    assert sweep.has_no_process()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -258,6 +298,17 @@ def test_a_disk_that_is_full_to_the_last_byte_keeps_what_was_done(study, tmp_pat
         assert load_run(done).status == "done"
         filler.unlink()
         finish_and_check(study, disk / "runs", log, words, done_before=[done], runs=3)
+
+
+def test_a_name_that_a_killed_process_had_just_taken_is_used(study, out, log):
+    words = ("-p", f"log={log}", "--out", out)
+    assert Sweep(study, *words).end()[0] == 0
+    (run,) = out.iterdir()
+    shutil.rmtree(run)
+    run.mkdir()
+    assert Sweep(study, *words).end()[0] == 0
+    assert statuses(out) == ["done"]
+    assert list(out.iterdir()) == [run]
 
 
 def test_a_run_that_ended_as_its_process_was_killed_is_taken_over(study, out, log):

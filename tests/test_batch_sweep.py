@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -17,7 +18,7 @@ from sweeping import CELLS, GEOWB, PARAMETERS, Sweep, ends, until, waiting
 
 from geowb.batch import load_run, machine, repeat, run, sweep
 from geowb.batch.folder import earlier, key, label
-from geowb.batch.sweeps import command_for
+from geowb.batch.sweeps import _made, command_for
 from geowb.errors import RequestError
 
 
@@ -162,6 +163,58 @@ def test_a_run_is_repeated_like_its_directory(swept, tmp_path):
     assert changed.parameters == first.parameters | {"seed": 7}
 
 
+def test_a_repeated_run_keeps_a_name_whose_hash_is_all_digits(swept, tmp_path):
+    path = tmp_path / "tiny-x=0.5-22535099-2"
+    shutil.copytree(swept[0][0].path, path)
+    again = repeat(path, out=tmp_path / "more", progress=False)
+    assert again.path.name == "tiny-x=0.5-22535099"
+
+
+def test_long_names_are_repeated_too(write_study, tmp_path):
+    study = write_study(tmp_path / f"{'long_' * 12}.ipynb", PARAMETERS, CELLS)
+    (first, _) = sweep(study, {"mode": ["m" * 80, "n" * 80]}, out=tmp_path / "runs", progress=False)
+    assert 100 < len(first.path.name) < 150
+    assert repeat(first.path, out=tmp_path / "more", progress=False).path.name == first.path.name
+
+
+def test_a_notebook_that_ends_itself_is_warned_of(study, tmp_path):
+    (done,) = sweep(study, {"mode": "exit"}, out=tmp_path, progress=False)
+    assert done.warnings == ("The notebook ended itself (sys.exit) before its last cell.",)
+
+
+def test_windows_line_ends_make_no_other_notebook(study, tmp_path, capfd):
+    copy = tmp_path / "tiny.ipynb"
+    copy.write_bytes(study.read_bytes().replace(b"\n", b"\r\n"))
+    runs = sweep(copy, out=tmp_path / "runs")
+    capfd.readouterr()
+    assert sweep(copy, out=tmp_path / "runs") == runs
+    assert capfd.readouterr().err == ""
+
+
+def test_a_kernel_that_does_not_leave_delays_nobody_for_long(study, tmp_path, write_study):
+    stays = write_study(
+        tmp_path / "stays.ipynb",
+        PARAMETERS,
+        ("import atexit, time\natexit.register(lambda: time.sleep(60))",),
+    )
+    began = time.monotonic()
+    going = Sweep(stays, "--repeat", "4", "--out", tmp_path / "runs", "--workers", "1")
+    assert going.end()[0] == 0
+    assert going.has_no_process(1)
+    assert time.monotonic() - began < 40
+
+
+def test_a_kernel_that_leaves_finishes_what_it_has_to_do(study, tmp_path, write_study):
+    left = tmp_path / "left"
+    leaves = write_study(
+        tmp_path / "leaves.ipynb",
+        PARAMETERS,
+        (f"import atexit\natexit.register(lambda: open({str(left)!r}, 'w').close())",),
+    )
+    sweep(leaves, out=tmp_path / "runs", progress=False)
+    assert until(left.exists, 5)
+
+
 def test_relative_paths_of_a_repeated_run_start_where_it_started(study, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -273,6 +326,22 @@ def test_a_folder_with_another_studys_runs_is_refused(study, swept, tmp_path, wr
     with pytest.raises(RequestError, match="is a file"):
         sweep(study, out=study / "runs", progress=False)
     assert sorted(out.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["/proc/geowb/runs", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_a_wrong_request(study, tmp_path, name):
+    with pytest.raises(RequestError, match="cannot be"):
+        sweep(study, out=tmp_path / name, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_were_made_for_nothing_are_removed(study, tmp_path):
+    with _made(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with _made(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "run").mkdir()
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "run"]
 
 
 def test_two_settings_with_the_same_hash_are_told_apart(study, tmp_path):

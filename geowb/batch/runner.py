@@ -307,7 +307,7 @@ def _carry_out(
     peak = execution.peak_memory
     record["peak_memory_mb"] = None if peak is None else round(peak / 1e6, 1)
     record["kernel_seconds"] = execution.kernel_seconds
-    record |= _tidy(folder / "notebook.ipynb", job.study)
+    record |= _tidy(folder / "notebook.ipynb", job.study, done=not record["error"])
     record["status"] = "failed" if record["error"] else "done"
 
 
@@ -325,7 +325,7 @@ def _is_done(path: Path) -> bool:
     return read_record(path).get("status") == "done"
 
 
-def _tidy(path: Path, study: Study) -> dict[str, Any]:
+def _tidy(path: Path, study: Study, *, done: bool) -> dict[str, Any]:
     """Strip what does not outlive the kernel from the stored notebook; time by heading."""
     import nbformat
 
@@ -346,9 +346,7 @@ def _tidy(path: Path, study: Study) -> dict[str, Any]:
     nbformat.write(notebook, path)
     size, warnings = path.stat().st_size, []
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    if not notebook.metadata.papermill.get("exception") and any(
-        cell.execution_count is None for cell in code
-    ):
+    if done and any(cell.execution_count is None for cell in code):
         warnings.append("The notebook ended itself (sys.exit) before its last cell.")
     if LEFT_OUT in path.read_text("utf-8"):
         warnings.append("A cell printed very much; the stored notebook lacks the middle of it.")
