@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from geowb.batch.checks import WRONG, convert, settable, shown
+from geowb.batch.checks import WRONG, as_text, convert, settable, shown
 from geowb.batch.studies import Parameter, Study
 
-__all__ = ["Range", "csv_rows", "item", "items", "lower", "read_settings"]
+__all__ = ["Range", "csv_rows", "item", "items", "placed", "read_settings"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,12 @@ def item(parameter: Parameter, value: Any) -> Any:
         raise ValueError(f"{told} has a step of 0: write {example}.")
     count = (last - first) // step + 1
     if count < 1:
-        raise ValueError(f"{told} is an empty range: {_turned(*parts)}.")
+        first, last, step = (*parts, "")[:3]
+        why, other = f"{first} is above {last}; write {last}..{first}, or", "-1"
+        if step:
+            why = f"steps of {step} from {first} lead away from {last}; write"
+            other = step[1:] if step.startswith("-") else f"-{step.lstrip('+')}"
+        raise ValueError(f"{told} is an empty range: {why} {first}..{last}..{other}.")
     return Range(first, step, count, kind)
 
 
@@ -115,14 +120,6 @@ def _number(text: str, kind: type) -> int | Fraction:
     return Fraction(number)
 
 
-def _turned(first: str, last: str, step: str = "") -> str:
-    """Say why a range is empty, and what would not be."""
-    if not step:
-        return f"{first} is above {last}; write {last}..{first}, or {first}..{last}..-1"
-    other = step[1:] if step.startswith("-") else f"-{step.lstrip('+')}"
-    return f"steps of {step} from {first} lead away from {last}; write {first}..{last}..{other}"
-
-
 def _is_list(value: Any) -> bool:
     sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return sequence or bool(getattr(value, "ndim", 0))
@@ -135,13 +132,12 @@ _ITEM = re.compile(r'\s*+(?:"((?:[^"]|"")*+)"|([^",][^,]*+)?+)\s*+(?:(,)|\Z)')
 def _texts(parameter: Parameter, text: str) -> list[Any]:
     told = f"{parameter.name}={shown(text)}"
     if text.lstrip().startswith("["):
-        found = _json(text)
-        if found is None:
-            raise ValueError(
-                f"{told} starts with [ and is not a JSON list: write [1, 2] or "
-                '["a", "b"], or put text that starts with [ in double quotes.'
-            )
-        return found
+        if (found := _json(text)) is not None:
+            return found
+        raise ValueError(
+            f"{told} starts with [ and is not a JSON list: write [1, 2] or "
+            '["a", "b"], or put text that starts with [ in double quotes.'
+        )
     found, position, more = [], 0, True
     while more:
         match = _ITEM.match(text, position)
@@ -152,24 +148,23 @@ def _texts(parameter: Parameter, text: str) -> list[Any]:
             )
         quoted, plain, more = match.groups()
         if quoted is None and not plain and (more or found):
-            raise ValueError(
-                f'{told} has an empty item: leave out a comma, or write "" for empty text.'
-            )
+            advice = 'leave out a comma, or write "" for empty text'
+            raise ValueError(f"{told} has an empty item: {advice}.")
         found.append((plain or "").strip() if quoted is None else quoted.replace('""', '"'))
         position = match.end()
     return found
 
 
 def _lists(parameter: Parameter, text: str) -> list[Any]:
-    name, plain = parameter.name, text.strip()
+    told, plain = f"{parameter.name}={shown(text)}", text.strip()
     if not plain.startswith("["):
         values = convert(parameter, plain)
         if "," not in plain:
             return [values]
-        one, several = as_json(values), as_json([[value] for value in values])
+        one, several = as_text(values), as_text([[value] for value in values])
         raise ValueError(
-            f"{name}={shown(text)} can be one list or several: write '{name}={one}' for one "
-            f"list, '{name}={several}' for {len(values)} runs."
+            f"{told} can be one list or several: write '{parameter.name}={one}' for one "
+            f"list, '{parameter.name}={several}' for {len(values)} runs."
         )
     found = _json(f"[{plain}]")
     if found and len(found) == 1 and found[0] and all(map(_is_list, found[0])):
@@ -177,14 +172,7 @@ def _lists(parameter: Parameter, text: str) -> list[Any]:
     if found and all(map(_is_list, found)):
         return found  # ["a"], ["b"], or one list
     example = '["a", "b"]' if "str" in parameter.type else "[1, 2]"
-    raise ValueError(
-        f"{name}={shown(text)} is no JSON: write {example} for one list, [{example}, []] for two."
-    )
-
-
-def as_json(value: Any) -> str:
-    """`value` as JSON on one line, every letter as it is."""
-    return json.dumps(value, ensure_ascii=False)
+    raise ValueError(f"{told} is no JSON: write {example} for one list, [{example}, []] for two.")
 
 
 def _json(text: str) -> Any:
@@ -207,8 +195,12 @@ def read_settings(path: Path) -> Any:
         raise ValueError(f"The settings file {path} is not a .csv, .yaml, .yml or .json file.")
     try:
         text = path.expanduser().read_bytes().decode("utf-8-sig")
-        if kind != ".csv":
-            parsed = json.loads(text, object_pairs_hook=_once) if kind == ".json" else _yaml(text)
+        if kind == ".csv":
+            return text
+        if kind == ".json":
+            parsed = json.loads(text, object_pairs_hook=_once)
+        else:
+            parsed = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise ValueError(f"There is no settings file {path}.") from None
     except UnicodeDecodeError as error:
@@ -216,8 +208,6 @@ def read_settings(path: Path) -> Any:
         raise ValueError(f"{at}: save it as UTF-8, in Excel as 'CSV UTF-8'.") from None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"The settings file {path} cannot be read: {_reason(error)}.") from None
-    if kind == ".csv":
-        return text
     if not parsed:
         raise ValueError(f"The settings file {path} has no settings in it.")
     return parsed
@@ -241,10 +231,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
@@ -265,10 +251,10 @@ Row = tuple[int, dict[str, Any]]
 
 def csv_rows(study: Study, file: str, text: str, problems: list[str]) -> list[Row]:
     """Rows of a CSV file, each with the number of its line; what is wrong is in `problems`."""
-    header, *rows = _lines(file, text, problems) or [(1, [])]
+    (line, names), *rows = _lines(file, text, problems) or [(1, [])]
     if not rows:
         problems.append(f"{file} has no rows under its header: write one for each run.")
-    names, bad = header[1], _bad_columns(study, file, header, problems)
+    bad = _bad_columns(study, f"{file}, row {line}", names, problems)
     found, wrong = [], {}
     for number, cells in rows:
         if len(cells) != len(names):
@@ -278,8 +264,8 @@ def csv_rows(study: Study, file: str, text: str, problems: list[str]) -> list[Ro
         elif not any(cells):
             wrong.setdefault("empty cells only; delete it, or give a value", []).append(number)
         else:
-            given = {n: c for n, c in zip(names, cells, strict=True) if c}
-            found.append((number, given | dict.fromkeys(bad & {*given}, WRONG)))
+            given = [(n, c) for n, c in zip(names, cells, strict=True) if c]
+            found.append((number, {n: WRONG if n in bad else c for n, c in given}))
     problems += [f"{file}, {numbered('row', rows)}: {told}." for told, rows in wrong.items()]
     return found
 
@@ -300,20 +286,18 @@ def _lines(file: str, text: str, problems: list[str]) -> list[tuple[int, list[st
     return [(number, cells) for number, cells in lines if len(cells) > 1 or any(cells)]
 
 
-def _bad_columns(
-    study: Study, file: str, header: tuple[int, list[str]], problems: list[str]
-) -> set[str]:
+def _bad_columns(study: Study, where: str, names: Sequence[str], problems: list[str]) -> set[str]:
     """Names in the header that are of no parameter, or there twice."""
-    (line, names), bad = header, set()
+    bad = set()
     for column, name in enumerate(names, 1):
-        place, first = f"{file}, row {line}, column {column}", names.index(name) + 1
         try:
-            if first < column:
-                raise ValueError(f"'{name}' is column {first} already.")
+            if names.index(name) + 1 < column:
+                raise ValueError(f"'{name}' is column {names.index(name) + 1} already.")
             settable(study, name)
         except ValueError as error:
             bad.add(name)
-            problems.append(f"{place}: {lower(str(error)) if name else 'it has no name.'}")
+            told = str(error) if name else "it has no name."
+            problems.append(placed(f"{where}, column {column}", told))
     return bad
 
 
@@ -330,6 +314,6 @@ def numbered(kind: str, numbers: Sequence[int]) -> str:
     return f"{kind}s {', '.join(first)} and {last}"
 
 
-def lower(problem: str) -> str:
-    """`problem` as it stands after a colon."""
-    return problem.replace("There", "there", 1) if problem.startswith("There ") else problem
+def placed(where: str, problem: str) -> str:
+    """`problem` after a colon, if there is a place to tell."""
+    return f"{where}: {re.sub('^There ', 'there ', problem)}" if where else problem

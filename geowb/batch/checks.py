@@ -58,7 +58,6 @@ def preflight(
     problems += machine_checks(study, [values])
     if problems:
         raise refusal(study, problems)
-    values.pop(study.with_role("run_dir") or "", None)
     return study, values
 
 
@@ -135,10 +134,13 @@ def opening(study: Study, profile: str | None) -> list[str]:
 def starting_values(
     study: Study, profile: str | None, given: Collection[str], problems: list[str]
 ) -> dict[str, Any]:
-    """Values of the cell under those of the profile, but for what is `given` in any case."""
-    # A foreign notebook's default that is no literal is left for the notebook to make.
-    known = [p for p in study.parameters.values() if p.type in TYPES and p.default is not None]
-    values, wrong = {p.name: _default(p) for p in known}, []
+    """Values of the cell under those of the profile, but for the runner's and what is `given`."""
+    values, wrong = {}, []
+    for parameter in study.parameters.values():
+        # A foreign notebook's default that is no literal is left for the notebook to make.
+        known = parameter.type in TYPES and parameter.default is not None
+        if known and parameter.rules.get("role") != "run_dir":
+            values[parameter.name] = _default(parameter)
     for name, value in study.profiles.get(profile, {}).items():
         if name not in given:
             values[name] = requested(study, name, value, wrong)
@@ -156,13 +158,7 @@ def requested(study: Study, name: str, value: Any, problems: list[str]) -> Any:
 
 
 def settable(study: Study, name: str) -> Parameter:
-    """Look up the parameter of this name, if a request may set it.
-
-    Raises
-    ------
-    ValueError
-        The study has no such parameter, or the runner sets it.
-    """
+    """Look up the parameter of this name; a ValueError if a request may not set it."""
     if name not in study.parameters:
         raise ValueError(f"There is no parameter '{name}'. {did_you_mean(name, study.parameters)}")
     if study.parameters[name].rules.get("role") == "run_dir":
@@ -175,23 +171,30 @@ def machine_checks(
 ) -> list[str]:
     """Run the checks that the study's metadata names, each once for the same arguments.
 
-    Returns
-    -------
-    list of str
-        A sentence a problem; where only some of the runs have it, how many,
-        and what the first of them has of the parameters that are `varied`.
+    A problem that only some of the runs have tells how many, and what the first
+    of them has of the parameters that are `varied`.
     """
-    checked = [p for p in study.parameters.values() if "check" in p.rules]
+    # What each check is called with beside the value; names of parameters stand for their values.
+    checked = [
+        (p, {name: rule for name, rule in p.rules.items() if name not in RULES})
+        for p in study.parameters.values()
+        if "check" in p.rules
+    ]
     answers: dict[str, list[str]] = {}
     found: dict[str, list[str]] = {}  # problem -> what each run with it was asked
     for values in runs:
         told: dict[str, str] = {}
-        for parameter in checked:
-            looked = [parameter.name, *sorted(_references(parameter, values))]
-            if not any(values.get(name, WRONG) is WRONG for name in looked):
-                asked = ", ".join(f"{n}={shown(values[n])}" for n in looked if n in varied)
-                for problem in _checked(parameter, values, answers):
-                    told.setdefault(problem, asked)
+        for parameter, arguments in checked:
+            looked = [parameter.name, *sorted(_references(arguments, values))]
+            if any(values.get(name, WRONG) is WRONG for name in looked):
+                continue
+            value, resolved = values[parameter.name], _resolved(arguments, values)
+            key = same_key([parameter.rules["check"], value, resolved])
+            if key not in answers:
+                answers[key] = _answer(parameter, value, resolved)
+            asked = ", ".join(f"{n}={shown(values[n])}" for n in looked if n in varied)
+            for problem in answers[key]:
+                told.setdefault(problem, asked)
         for problem, asked in told.items():
             found.setdefault(problem, []).append(asked)
     return [f"{problem}{_share(asked, len(runs))}" for problem, asked in found.items()]
@@ -216,6 +219,11 @@ def shown(value: Any) -> str:
     """`value` as it stands in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def same_key(value: Any) -> str:
+    """Text that is the same for the same values."""
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _default(parameter: Parameter) -> Any:
@@ -287,22 +295,11 @@ def _check_range(parameter: Parameter, item: Any) -> None:
         raise ValueError(f"{told} is above the largest value allowed, {rules['max']}.")
 
 
-def _arguments(parameter: Parameter) -> dict[str, Any]:
-    """Take what the parameter's check is called with from the metadata, unresolved."""
-    rules = parameter.rules
-    return {name: rule for name, rule in rules.items() if name not in RULES}
-
-
-def _references(parameter: Parameter, values: Mapping[str, Any]) -> set[str]:
-    """Names of other parameters that the parameter's check looks at."""
-    found: set[str] = set()
-    for value in _arguments(parameter).values():
-        found |= {
-            v
-            for v in (value.values() if isinstance(value, dict) else [value])
-            if isinstance(v, str) and v in values
-        }
-    return found
+def _references(rule: Any, values: Mapping[str, Any]) -> set[str]:
+    """Names of other parameters in what a check is called with."""
+    if isinstance(rule, dict):
+        return {name for part in rule.values() for name in _references(part, values)}
+    return {rule} if isinstance(rule, str) and rule in values else set()
 
 
 def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
@@ -311,29 +308,18 @@ def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _checked(
-    parameter: Parameter, values: Mapping[str, Any], answers: dict[str, list[str]]
-) -> list[str]:
-    """Run the check that the parameter's metadata names, unless `answers` has what it says."""
-    name, value = parameter.rules["check"], values[parameter.name]
-    if name not in CHECKS:
-        return [f"'{parameter.name}' has an unknown check '{name}'. {did_you_mean(name, CHECKS)}"]
-    arguments = {k: _resolved(v, values) for k, v in _arguments(parameter).items()}
-    asked = json.dumps([name, value, arguments], sort_keys=True, default=repr)
-    if asked not in answers:
-        answers[asked] = _answer(parameter.name, CHECKS[name], value, arguments)
-    return answers[asked]
-
-
-def _answer(parameter: str, check: str, value: Any, arguments: dict[str, Any]) -> list[str]:
+def _answer(parameter: Parameter, value: Any, arguments: dict[str, Any]) -> list[str]:
+    name, check = parameter.name, parameter.rules["check"]
+    if check not in CHECKS:
+        return [f"'{name}' has an unknown check '{check}'. {did_you_mean(check, CHECKS)}"]
     if arguments.get("bands") == "HLS6":
         from geowb.bands import HLS6
 
         arguments["bands"] = HLS6
-    module, function = check.split(":")
+    module, function = CHECKS[check].split(":")
     try:
         return getattr(importlib.import_module(module), function)(value, **arguments)
     except ModuleNotFoundError as error:
-        return [f"'{parameter}' cannot be checked: the package {error.name} is not installed."]
+        return [f"'{name}' cannot be checked: the package {error.name} is not installed."]
     except GeowbError as error:
         return [str(error)]

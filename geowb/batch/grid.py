@@ -6,14 +6,13 @@ How values are written is in `geowb.batch.asked`; here they are counted, combine
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geowb.batch.asked import Range, csv_rows, item, items, lower, numbered, read_settings
+from geowb.batch.asked import Range, csv_rows, item, items, numbered, placed, read_settings
 from geowb.batch.checks import (
     WRONG,
     convert,
@@ -21,6 +20,7 @@ from geowb.batch.checks import (
     opening,
     refusal,
     requested,
+    same_key,
     settable,
     shown,
     starting_values,
@@ -96,13 +96,21 @@ def plan(
     always = {name for axis in axes for name in axis.always}
     start = starting_values(study, profile, always, problems)
     total = math.prod(axis.count for axis in axes)
-    problems += [_too_many(total)] if total > LARGEST else []
+    if total > LARGEST:
+        number = f"{total:,}" if total < 10**15 else "more than 10^15"
+        told = f"These are {number} runs, more than {LARGEST:,}"
+        problems.append(f"{told}: take fewer values or larger steps.")
     # An axis that is too long by itself is not made; its values are judged no further.
     made = [axis.make(study, start, problems) for axis in axes if axis.count <= LARGEST]
-    made = made if total <= LARGEST else []
+    if total > LARGEST:
+        raise refusal(study, problems)
     given = tuple({k: v for part in c for k, v in part.items()} for c in itertools.product(*made))
-    result = Plan(study, profile, *_expanded(study, start, given))
-    if checks and total <= LARGEST:
+    values = tuple(start | setting for setting in given)
+    asked = {name for axis in axes for name in axis.names}.intersection(study.parameters)
+    differ = {name for name in asked if len({same_key(v.get(name)) for v in values}) > 1}
+    varied = tuple(name for name in study.parameters if name in differ)
+    result = Plan(study, profile, values, given, varied)
+    if checks:
         problems += check(result)
     if problems:
         raise refusal(study, problems)
@@ -118,85 +126,22 @@ def check(plan: Plan) -> list[str]:
     return machine_checks(plan.study, plan.values, plan.varied)
 
 
-def _too_many(total: int) -> str:
-    number = f"{total:,}" if total < 10**15 else "more than 10^15"
-    return f"These are {number} runs, more than {LARGEST:,}: take fewer values or larger steps."
-
-
-def _expanded(
-    study: Study, start: Setting, given: tuple[Setting, ...]
-) -> tuple[tuple[Setting, ...], tuple[Setting, ...], tuple[str, ...]]:
-    values = tuple(start | setting for setting in given)
-    role = study.with_role("run_dir")
-    for one in values:
-        one.pop(role, None)
-    asked = {name for setting in given for name in setting}
-    varied = [n for n in study.parameters if n in asked and _distinct(v.get(n) for v in values) > 1]
-    return values, given, tuple(varied)
-
-
-def _distinct(values: Iterable[Any]) -> int:
-    return len({_key(value) for value in values})
-
-
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)
-
-
-# What is varied: values of one parameter, or rows that set several at a time.
-
-
 @dataclass(frozen=True)
-class _Values:
-    """Values of one parameter; `items` are as given, or ranges that are not made yet."""
-
-    name: str
-    items: Sequence[Any]
-    where: str = ""
-
-    @property
-    def always(self) -> set[str]:
-        return {self.name}
-
-    names = always
-
-    @property
-    def count(self) -> int:
-        return sum(item.count if isinstance(item, Range) else 1 for item in self.items)
-
-    def make(self, study: Study, start: Setting, problems: list[str]) -> list[Setting]:
-        wrong: list[str] = []
-        each = ([i] if not isinstance(i, Range) else i for i in self.items)
-        flat = itertools.chain.from_iterable(each)
-        values = [requested(study, self.name, value, wrong) for value in flat]
-        twice = _repeated(value for value in values if value is not WRONG)
-        wrong += [f"{self.name}={shown(value)} is given twice." for value in twice]
-        problems += _placed(self.where, wrong)
-        return [{self.name: value} for value in values]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Settings that were written out, each with its number in `where`."""
+class _Axis:
+    """What is varied: values of one parameter, or rows that set several at a time."""
 
     where: str  # "settings.csv"
-    kind: str  # "row" or "item"
-    rows: Sequence[tuple[int, Mapping[str, Any]]]
-
-    @property
-    def always(self) -> set[str]:
-        return set.intersection(*({*row} for _, row in self.rows)) if self.rows else set()
-
-    @property
-    def names(self) -> set[str]:
-        return {name for _, row in self.rows for name in row}
-
-    @property
-    def count(self) -> int:
-        return len(self.rows)
+    kind: str  # "row" or "item"; "" for values of one parameter
+    names: set[str]
+    always: set[str]  # the names that every row has
+    count: int
+    rows: Iterable[tuple[int, Mapping[str, Any]]]  # each with its number; made as they are read
 
     def make(self, study: Study, start: Setting, problems: list[str]) -> list[Setting]:
-        made, found = [], {}
+        """Read and judge the rows; what is wrong in several of them is one problem."""
+        made: list[Setting] = []
+        found: dict[tuple[str, str], list[int]] = {}
+        same: dict[str, list[int]] = {}
         for number, row in self.rows:
             setting: Setting = {}
             for name, value in row.items():
@@ -205,35 +150,32 @@ class _Rows:
                 for problem in wrong:
                     found.setdefault((name, problem), []).append(number)
             made.append(setting)
-        for (name, problem), numbers in found.items():
-            column = f", column '{name}'" if self.kind == "row" else ""
-            problems.append(f"{self._place(numbers)}{column}: {lower(problem)}")
-        problems += self._twice(start, made)
+            if not any(value is WRONG for value in setting.values()):
+                same.setdefault(same_key(start | setting), []).append(number)
+        told = [placed(self._place(n, name), problem) for (name, problem), n in found.items()]
+        for numbers in same.values():
+            if len(numbers) > 1:
+                twice = "the same values of all parameters."
+                if not self.kind:
+                    (name,) = self.names
+                    twice = f"{name}={shown(made[numbers[0]][name])} is given twice."
+                told.append(placed(self._place(numbers), twice))
+        problems += dict.fromkeys(told)
         return made
 
-    def _twice(self, start: Setting, made: Sequence[Setting]) -> Iterator[str]:
-        seen: dict[str, list[int]] = {}
-        for (number, _), setting in zip(self.rows, made, strict=True):
-            if not any(value is WRONG for value in setting.values()):
-                seen.setdefault(_key(start | setting), []).append(number)
-        for numbers in seen.values():
-            if len(numbers) > 1:
-                yield f"{self._place(numbers)}: the same values of all parameters."
-
-    def _place(self, numbers: Sequence[int]) -> str:
-        return f"{self.where}, {numbered(self.kind, numbers)}"
+    def _place(self, numbers: Sequence[int], name: str = "") -> str:
+        rows = f", {numbered(self.kind, numbers)}" if self.kind else ""
+        return self.where + rows + (f", column '{name}'" if self.kind == "row" and name else "")
 
 
-def _repeated(values: Iterable[Any]) -> list[Any]:
-    counts: dict[str, list[Any]] = {}
-    for value in values:
-        counts.setdefault(_key(value), []).append(value)
-    return [same[0] for same in counts.values() if len(same) > 1]
+def _rows_axes(where: str, kind: str, rows: Sequence[tuple[int, Setting]]) -> list[_Axis]:
+    names = [{*row} for _, row in rows]
+    if not rows:
+        return []
+    return [_Axis(where, kind, set.union(*names), set.intersection(*names), len(rows), rows)]
 
 
-def _axes(
-    study: Study, grid: Any, settings: Any, repeat: Any, problems: list[str]
-) -> list[_Values | _Rows]:
+def _axes(study: Study, grid: Any, settings: Any, repeat: Any, problems: list[str]) -> list[_Axis]:
     """All that is varied, slowest first; what cannot be read is in `problems`."""
     file = [] if settings is None else _file_axes(study, Path(settings), problems)
     rest = [] if grid is None else _grid_axes(study, grid, "", problems)
@@ -245,7 +187,7 @@ def _axes(
     return file + rest + _repeat_axes(study, repeat, in_file | in_grid, problems)
 
 
-def _repeat_axes(study: Study, repeat: Any, taken: set[str], problems: list[str]) -> list[_Values]:
+def _repeat_axes(study: Study, repeat: Any, taken: set[str], problems: list[str]) -> list[_Axis]:
     if repeat is None:
         return []
     seed, wrong = study.parameters.get("seed"), []
@@ -258,10 +200,10 @@ def _repeat_axes(study: Study, repeat: Any, taken: set[str], problems: list[str]
     if "seed" in taken:
         wrong.append("'seed' is given, and repeat fills it too: leave one of them out.")
     problems += wrong
-    return [] if wrong else [_Values("seed", [Range(0, 1, repeat)])]
+    return [] if wrong else _value_axes(study, "seed", range(repeat), "", problems)
 
 
-def _file_axes(study: Study, path: Path, problems: list[str]) -> list[_Values] | list[_Rows]:
+def _file_axes(study: Study, path: Path, problems: list[str]) -> list[_Axis]:
     try:
         content = read_settings(path)
     except ValueError as error:
@@ -269,16 +211,13 @@ def _file_axes(study: Study, path: Path, problems: list[str]) -> list[_Values] |
         return []
     if path.suffix.lower() != ".csv":
         return _grid_axes(study, content, path.name, problems)
-    rows = csv_rows(study, path.name, content, problems)
-    return [_Rows(path.name, "row", rows)] if rows else []
+    return _rows_axes(path.name, "row", csv_rows(study, path.name, content, problems))
 
 
-def _grid_axes(
-    study: Study, grid: Any, where: str, problems: list[str]
-) -> list[_Values] | list[_Rows]:
+def _grid_axes(study: Study, grid: Any, where: str, problems: list[str]) -> list[_Axis]:
     if isinstance(grid, Mapping):
-        axes = [_values(study, name, value, where, problems) for name, value in grid.items()]
-        return [axis for axis in axes if axis]
+        axes = [_value_axes(study, name, value, where, problems) for name, value in grid.items()]
+        return [axis for found in axes for axis in found]
     where = where or "The list of settings"
     if not isinstance(grid, Sequence) or isinstance(grid, str | bytes):
         told = f"{where}: neither a mapping of names to values nor a list of such mappings"
@@ -290,10 +229,12 @@ def _grid_axes(
     wrong = [i for i, row in enumerate(grid, 1) if not isinstance(row, Mapping)]
     if wrong:
         problems.append(f"{where}, {numbered('item', wrong)}: not a mapping of names to values.")
-    return [_Rows(where, "item", rows)] if rows else []
+    return _rows_axes(where, "item", rows)
 
 
-def _values(study: Study, name: str, value: Any, where: str, problems: list[str]) -> _Values | None:
+def _value_axes(
+    study: Study, name: str, value: Any, where: str, problems: list[str]
+) -> list[_Axis]:
     found: list[Any] = []
     wrong: list[str] = []
     try:
@@ -305,12 +246,11 @@ def _values(study: Study, name: str, value: Any, where: str, problems: list[str]
                 wrong.append(str(error))
     except ValueError as error:
         wrong.append(str(error))
-    problems += _placed(where, wrong)
+    problems += [placed(where, problem) for problem in dict.fromkeys(wrong)]
     if name not in study.parameters:
-        return None
-    return _Values(name, [*found, WRONG] if wrong else found, where)
-
-
-def _placed(where: str, problems: Iterable[str]) -> list[str]:
-    """Each problem once, with the file that it is in."""
-    return [f"{where}: {lower(p)}" if where else p for p in dict.fromkeys(problems)]
+        return []
+    found += [WRONG] if wrong else []
+    count = sum(value.count if isinstance(value, Range) else 1 for value in found)
+    each = (value if isinstance(value, Range) else [value] for value in found)
+    rows = enumerate({name: value} for value in itertools.chain.from_iterable(each))
+    return [_Axis(where, "", {name}, {name}, count, rows)]
