@@ -42,7 +42,7 @@ def rows() -> list[Row]:
         Row(f"{what}, {WORKERS} workers", swept, share, own / WORKERS, limit=1.3 * own / WORKERS,
             note="the first worker's start and the last kernel's end included"),
         Row("a run's time beyond its cells", beyond, "papermill", (loop - cells) / len(runs),
-            note="kernel's start and end included"),
+            note="kernel's start included; its end is waited for by papermill only"),
         Row("of it, beyond the kernel's start", without_start, "papermill, start included",
             (loop - cells) / len(runs), limit=0.5,
             note="from a worker's first run to its last; the notebook is stored at each cell"),
