@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 
 import psutil
 import pytest
@@ -163,17 +163,20 @@ def test_what_a_notebook_has_started_ends_with_it(study, out, log, who):
     assert sweep.has_no_process(), "a child of the notebook lives on"
 
 
+@pytest.mark.parametrize("order", ["", '{"order": "study", "name": "ti'])
+def test_a_worker_whose_sweep_ends_before_an_order_is_whole_ends_too(order):
+    command = [sys.executable, "-P", "-m", "geowb.batch.worker"]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker.stdin.write(order)
+    worker.stdin.close()
+    assert worker.wait(60) == 0
+    assert json.loads(worker.stdout.read()) == {"event": "ready"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("seconds", [0.3, 0.8])
-def test_a_sweep_that_ends_while_it_starts_leaves_no_process(
-    tmp_path, write_study, number, seconds
-):
-    """The notebook is larger than a pipe: the worker may get a part of it only."""
-    pictures = "'" + 400_000 * "x" + "'"
-    large = write_study(tmp_path / "large.ipynb", PARAMETERS, (*CELLS, f"{pictures};"))
-    sweep = Sweep(large, "--out", tmp_path / "runs")
+def test_a_sweep_that_ends_while_it_starts_leaves_no_process(study, out, number):
+    sweep = Sweep(study, "--out", out)
     assert until(lambda: sweep.processes("geowb.batch.worker"))
-    time.sleep(seconds)
     sweep.process.send_signal(number)
     sweep.end(30)
     assert sweep.has_no_process()

@@ -9,10 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from sweeping import CELLS, GEOWB, PARAMETERS, Sweep, ends, until, waiting
 
@@ -191,17 +191,21 @@ def test_windows_line_ends_make_no_other_notebook(study, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_kernel_that_does_not_leave_delays_nobody_for_long(study, tmp_path, write_study):
-    stays = write_study(
-        tmp_path / "stays.ipynb",
-        PARAMETERS,
-        ("import atexit, time\natexit.register(lambda: time.sleep(60))",),
+def test_a_kernel_that_does_not_leave_is_ended_with_what_it_started(monkeypatch):
+    from geowb.batch import client
+
+    monkeypatch.setattr(client, "_SECONDS_TO_LEAVE", 0.5)
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(60)"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    began = time.monotonic()
-    going = Sweep(stays, "--repeat", "4", "--out", tmp_path / "runs", "--workers", "1")
-    assert going.end()[0] == 0
-    assert going.has_no_process(1)
-    assert time.monotonic() - began < 40
+    child = psutil.Process(int(kernel.stdout.readline()))
+    client._see_off(kernel)
+    assert not psutil.pid_exists(kernel.pid)
+    assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
 
 
 def test_a_kernel_that_leaves_finishes_what_it_has_to_do(study, tmp_path, write_study):
