@@ -30,8 +30,10 @@ __all__ = [
     "claim",
     "earlier",
     "finish",
+    "is_done",
     "key",
     "label",
+    "not_writable",
     "partial",
     "read_record",
     "recover",
@@ -90,11 +92,16 @@ def partial(out: Path, name: str, *, claimed: bool = False) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise RequestError(
-            f"The folder {out} for run directories cannot be written to ({error.strerror}). "
-            "Choose another with --out."
-        ) from error
+        raise not_writable(out, error) from error
     return folder
+
+
+def not_writable(out: Path, error: OSError) -> RequestError:
+    """Error that tells of a folder in which no run can be stored."""
+    return RequestError(
+        f"The folder {out} for run directories cannot be written to ({error.strerror}). "
+        "Choose another with --out."
+    )
 
 
 def claim(out: Path, study: str, values: Mapping[str, Any]) -> AbstractContextManager[bool]:
@@ -161,9 +168,11 @@ def finish(folder: Path, name: str, replaced: Sequence[Path] = ()) -> Path:
     Parameters
     ----------
     replaced
-        Runs in whose place it comes; they are removed when it has its name.
+        Runs in whose place it comes; they are removed when it has its name. One that is done
+        leaves its place for one that is done only.
     """
-    olds = [(path, path.with_name(f".{path.name}.old-{secrets.token_hex(3)}")) for path in replaced]
+    leaving = [path for path in replaced if is_done(folder) or not is_done(path)]
+    olds = [(path, path.with_name(f".{path.name}.old-{secrets.token_hex(3)}")) for path in leaving]
     for path, old in olds:
         path.rename(old)
     final = _give_name(folder, name)
@@ -209,6 +218,11 @@ def read_record(path: Path) -> dict[str, Any]:
         return record if isinstance(record, dict) and "status" in record else {}
     except (OSError, ValueError):
         return {}
+
+
+def is_done(path: Path) -> bool:
+    """Whether a run's record says that it was done."""
+    return read_record(path).get("status") == "done"
 
 
 def _same(record: Mapping[str, Any], study: str, values: Mapping[str, Any]) -> bool:

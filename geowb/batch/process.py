@@ -80,11 +80,6 @@ class WorkerProcess:
         """Whether the process is there."""
         return self._process.poll() is None
 
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
     def send(self, order: str, **facts: Any) -> None:
         """Give an order; one to a process that has died is answered by the event ``died``."""
         with contextlib.suppress(OSError, ValueError):

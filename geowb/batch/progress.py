@@ -26,15 +26,11 @@ class Progress:
 
     def __enter__(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
 
         self._console = Console(stderr=True, quiet=not self._shown)
         self._print(f"{self._title}: kernel starts")
         if self._console.is_terminal and self._shown:
-            text = TextColumn("{task.description}", markup=False)
-            columns = (SpinnerColumn(), text, BarColumn(20), TimeElapsedColumn())
-            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar = _bar(self._console)
             self._task = self._bar.add_task(f"{self._title}: kernel starts", total=self._cells)
             self._bar.start()
         return self
@@ -105,7 +101,9 @@ class SweepProgress:
         left = min(self._runs - before, at_a_time)
         self.note(f"{self._title}: {_count(self._runs, 'run')}{told}, {left} at a time")
         if self._console.is_terminal and self._shown:
-            self._start_bar()
+            self._bar = _bar(self._console)
+            self._whole = self._bar.add_task(self._state(), total=self._runs, completed=before)
+            self._bar.start()
 
     def note(self, text: str) -> None:
         """Say something, above the bars if there are any."""
@@ -133,11 +131,11 @@ class SweepProgress:
     def ended(self, name: str, status: str, seconds: float) -> None:
         """Show that a run has ended."""
         self.gone(name)
-        self._done, self._failed = (
-            self._done + (status == "done"),
-            self._failed + (status != "done"),
-        )
-        self._seconds += [seconds] if status == "done" else []
+        if status == "done":
+            self._done += 1
+            self._seconds.append(seconds)
+        else:
+            self._failed += 1
         if self._bar:
             self._bar.update(self._whole, completed=self._ended, description=self._state())
             if status != "done":
@@ -166,15 +164,14 @@ class SweepProgress:
         self.note(f"{self._title}: {self._state()} ({went})")
         self._told = time.monotonic()
 
-    def _start_bar(self) -> None:
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
 
-        text = TextColumn("{task.description}", markup=False)
-        columns = (SpinnerColumn(), text, BarColumn(20), TimeElapsedColumn())
-        self._bar = Bar(*columns, console=self._console, transient=True)
-        self._whole = self._bar.add_task(self._state(), total=self._runs, completed=self._before)
-        self._bar.start()
+def _bar(console: Any) -> Any:
+    """Bars that go when they are stopped: what is done, how far, for how long."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(20), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def _count(number: int, what: str) -> str:

@@ -18,6 +18,7 @@ from geowb.batch.folder import (
     claim,
     earlier,
     finish,
+    is_done,
     partial,
     read_record,
     recover,
@@ -246,8 +247,7 @@ def make(
             record["error"] = failure | {"message": f"{error}."}
             record |= {"status": "failed", "seconds": 0.0, "warnings": [], "timings": {}}
         write_json(folder / "run.json", record)
-        kept = [p for p in replaced if record["status"] == "done" or not _is_done(p)]
-        return load_run(finish(folder, job.name, kept))
+        return load_run(finish(folder, job.name, replaced))
     except OSError as error:
         told = f"What was written lies in {folder}."
         if job.claimed:
@@ -255,7 +255,7 @@ def make(
             told = "Nothing of this run is kept."
         raise RunFailed(f"{job.study.name}: {error}. {told}") from error
     except BaseException:
-        if not _is_done(folder):  # else it had ended, and the next sweep gives it its name
+        if not is_done(folder):  # else it had ended, and the next sweep gives it its name
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -319,10 +319,6 @@ def what_went_wrong(error: Mapping[str, Any]) -> str:
     """
     where = f" under '{error['heading']}'" if error["heading"] else ""
     return f"{where}. {error['type']}: {one_sentence(error['message'])}"
-
-
-def _is_done(path: Path) -> bool:
-    return read_record(path).get("status") == "done"
 
 
 def _tidy(path: Path, study: Study, *, done: bool) -> dict[str, Any]:

@@ -281,10 +281,8 @@ class _Sweep:
         except OSError:
             shutil.rmtree(place, ignore_errors=True)
             raise
-        done = folder.read_record(place).get("status") == "done"
-        before = folder.earlier(self.out, self.study, values)
-        kept = [path for path, record in before if done or record.get("status") != "done"]
-        return load_run(folder.finish(place, name, kept))
+        before = [path for path, _ in folder.earlier(self.out, self.study, values)]
+        return load_run(folder.finish(place, name, before))
 
     def _done(self, number: int, known: dict[str, list[Path]] | None = None) -> Run | None:
         values = self.asked.values[number]
@@ -332,10 +330,7 @@ def _made(out: Path) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=out):
                 pass
         except OSError as error:
-            raise RequestError(
-                f"The folder {out} for run directories cannot be written to ({error.strerror}). "
-                "Choose another with --out."
-            ) from error
+            raise folder.not_writable(out, error) from error
         yield
     finally:
         with contextlib.suppress(OSError):  # not empty
