@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     import xarray as xr
     from IPython.display import Image
 
-__all__ = ["bars", "curves", "layout", "raster", "rgb", "scatter", "shots", "show"]
+__all__ = [
+    "bars",
+    "curves",
+    "layout",
+    "loss_curve",
+    "raster",
+    "reconstructions",
+    "rgb",
+    "scatter",
+    "shots",
+    "show",
+]
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -221,6 +232,70 @@ def curves(
     ]
     axes = {"title": title, "aspect": 2, "show_grid": True}
     return hv.Overlay(lines).opts(legend_position="right", **axes)
+
+
+def loss_curve(history: pd.DataFrame, *, title: str = "") -> hv.Overlay:
+    """Draw the loss of a pretraining against the step, on training and on held-out chips.
+
+    >>> loss_curve(pretraining.history, title="swin_demo")  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    held = history.dropna(subset=["held_out"]) if "held_out" in history else history[:0]
+    ylabel = "loss of what is hidden"
+    lines = [hv.Curve((history["step"], history["loss"]), "step", ylabel, label="training chips")]
+    if len(held):
+        lines.append(hv.Curve((held["step"], held["held_out"]), "step", ylabel, label="held out"))
+    lines = [line.opts(color=COLOURS[i], linewidth=2) for i, line in enumerate(lines)]
+    return hv.Overlay(lines).opts(title=title, aspect=2, show_grid=True, legend_position="right")
+
+
+def reconstructions(
+    images: np.ndarray,
+    predictions: np.ndarray,
+    hidden: np.ndarray,
+    bands: Sequence[str],
+    *,
+    shown: Sequence[str] = ("SWIR_1", "NIR_NARROW", "RED"),
+    title: str = "",
+) -> hv.Layout:
+    """Show chips, what a masked model saw of them, and what it made of them, a row a date.
+
+    >>> reconstructions(images, result.prediction, result.hidden, HLS6)  # doctest: +SKIP
+
+    Parameters
+    ----------
+    images, predictions
+        ``(N, C, T, H, W)`` in counts, NaN for no data (white).
+    hidden
+        ``(N, 1, T, H, W)`` bool; grey in the picture. In the last picture the pixels that were
+        shown are the image's own.
+    shown
+        Bands for red, green and blue; the first three where there are none of these names.
+    """
+    hv = _holoviews()
+    names = list(bands)
+    picked = [names.index(band) for band in shown if band in names]
+    picked = picked if len(picked) == 3 else [min(i, len(names) - 1) for i in range(3)]
+    panels = []
+    for n, (image, prediction, off) in enumerate(zip(images, predictions, hidden, strict=True)):
+        low, high = np.nanpercentile(image[picked], [2, 98], axis=(1, 2, 3))
+        for date in range(image.shape[1]):
+            away = off[0, date][..., None]
+            planes = (np.moveaxis(a[picked, date], 0, -1) for a in (image, prediction))
+            truth, made = (np.clip((a - low) / np.maximum(high - low, 1e-6), 0, 1) for a in planes)
+            truth = np.nan_to_num(truth, nan=1.0)
+            views = (
+                (f"chip {n + 1}, date {date + 1}", truth),
+                ("shown", np.where(away, 0.5, truth)),
+                ("reconstructed", np.where(away, np.nan_to_num(made), truth)),
+            )
+            panels += [
+                hv.RGB((255 * a).astype(np.uint8), bounds=(0, 0, a.shape[1], a.shape[0])).opts(
+                    title=name, xaxis=None, yaxis=None, aspect="equal", fontsize={"title": 8}
+                )
+                for name, a in views
+            ]
+    return layout(panels, 3).opts(title=title, hspace=0.05, vspace=0.2)
 
 
 def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import tempfile
 import time
 import warnings
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanSquaredError
 
 from geowb.errors import DataError, RequestError
+from geowb.lines import Line
 from geowb.memory import PeakMemory
 from geowb.models.registry import check_accelerator
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-__all__ = ["Fit", "fit", "masked_rmse", "seed_everything"]
+__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything"]
 
 
 def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -116,9 +116,9 @@ class _Progress(Callback):
 
     def __init__(self, epochs: int, units: str, shown: bool) -> None:
         self.rows: list[dict[str, float]] = []
-        self._epochs, self._units, self._shown = epochs, units, shown
+        self._epochs, self._units = epochs, units
+        self._shown = Line() if shown else None
         self._began = time.perf_counter()
-        self._handle: Any = None
 
     @property
     def seconds(self) -> float:
@@ -135,8 +135,8 @@ class _Progress(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_rmse")}
         self.rows.append({"epoch": trainer.current_epoch, **scores})
-        if self._shown:
-            self._show(self._line(trainer.current_epoch + 1, scores))
+        if self._shown is not None:
+            self._shown.show(self._line(trainer.current_epoch + 1, scores))
 
     def _line(self, epoch: int, scores: dict[str, float]) -> str:
         seconds = self.seconds
@@ -147,17 +147,6 @@ class _Progress(Callback):
             f"epoch {epoch:>3}/{self._epochs} [{bar:<20}] RMSE train {train:.1f}, "
             f"validation {val:.1f} {self._units} | {seconds:.0f} s, {left:.0f} s left"
         )
-
-    def _show(self, line: str) -> None:
-        from IPython import get_ipython
-        from IPython.display import display
-
-        if get_ipython() is None:
-            print(line, file=sys.stderr)  # noqa: T201
-        elif self._handle is None:
-            self._handle = display({"text/plain": line}, raw=True, display_id=True)
-        else:
-            self._handle.update({"text/plain": line}, raw=True)
 
 
 @dataclass
@@ -253,7 +242,7 @@ def fit(
     labelled = _check_labels(train, val)
     seed_everything(seed)
     lines, memory = _Progress(epochs, units, progress), PeakMemory()
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         best = ModelCheckpoint(
             dirpath=checkpoints or (Path(resume).parent if resume else scratch),
             filename="best",
@@ -338,7 +327,7 @@ def _loader(data: ChipDataset, batch_size: int, seed: int, *, shuffle: bool) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's greetings and its advice on loader workers out of a notebook."""
     loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

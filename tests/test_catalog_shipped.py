@@ -64,7 +64,7 @@ def test_every_test_chip_is_brought_by_the_collection() -> None:
 
 @pytest.mark.parametrize("region", ["amazonia", "cerrado", "mata_atlantica"])
 def test_the_world_is_what_studies_need(region: str) -> None:
-    for name in ("world", "world_agb"):
+    for name in ("world", "world_agb", "world_year"):
         needs = {"variables": ["agb", "agb_dense"], "bands": "HLS6"}
         assert check_source(name, selection={"region": [region]}, **needs) == []
         assert CATALOG[name].choices("region") == ["amazonia", "cerrado", "mata_atlantica"]

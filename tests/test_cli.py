@@ -96,6 +96,8 @@ def test_a_failed_run_is_status_1_and_keeps_its_notebook(study, tmp_path):
         (["sweep", "STUDY", "--scheduler", "nonsense"], "No dask scheduler answers at 'nonsense'"),
         (["sweep", "STUDY", "--kernel", "pyton3"], "Did you mean 'python3'?"),
         (["report", "nowhere"], "nowhere"),
+        (["publish"], "Missing argument"),
+        (["publish", "nowhere", "out"], "There is no model 'nowhere'"),
         (["rum"], "No such command 'rum'."),
     ],
 )
@@ -306,13 +308,21 @@ def test_doctor_fails_for_problems_only(monkeypatch, level, status):
 
 @pytest.mark.parametrize(
     "command",
-    [["studies"], ["run"], ["doctor"], ["lab"]]
+    [["studies"], ["run"], ["sweep"], ["report"], ["doctor"], ["lab"], ["publish"]]
     + [["catalog", name] for name in ("list", "show", "check", "get")],
 )
 def test_each_command_shows_an_example(command):
     shown = call(*command, "--help")
     assert shown.exit_code == 0
     assert f"Example: geowb {' '.join(command)}" in shown.stdout
+
+
+def test_help_lists_the_commands_in_order():
+    lines = call("--help").stdout.split("Commands:\n")[1].splitlines()
+    names = [line.split()[0] for line in lines]
+    first = ["studies", "run", "sweep", "report", "doctor", "lab", "catalog"]
+    assert names[: len(first)] == first
+    assert "publish" in names[len(first) :]
 
 
 def test_version():

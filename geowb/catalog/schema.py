@@ -139,6 +139,9 @@ class WorldOptions(_Strict):
     dates: int = Field(3, ge=1, le=366)
     clouds: bool = True
     gedi_fraction: float = Field(0.005, ge=0, le=0.02)
+    #: First day, and days between images.
+    start: date = date(2022, 4, 20)
+    every: int = Field(56, ge=1, le=366)
 
 
 class _ImageOptions(_Strict):

@@ -13,9 +13,10 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["files", "registry", "unet", "weights"],
+    submodules=["files", "masked", "prithvi", "registry", "unet", "weights"],
     submod_attrs={
         "files": ["load", "save"],
+        "publishing": ["publish"],
         "registry": ["MODELS", "ModelSpec", "check_weights"],
         "wrapper": ["PixelModel", "build", "trainable"],
     },

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from geowb.bands import HLS6
 from geowb.errors import ModelError, did_you_mean
@@ -21,19 +22,46 @@ __all__ = [
     "ModelSpec",
     "check_accelerator",
     "check_weights",
+    "encoder_tensors",
+    "locate",
+    "misfits",
+    "read_card",
     "spec",
     "tensor_shapes",
 ]
 
-_HUB = re.compile(r"hf://[\w.-]+/[\w.-]+/.+")
+T = TypeVar("T")
+
+_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?")
+
+#: Where the weights are that come with geowb: NAME/model.safetensors.
+SHIPPED = Path(__file__).parent / "shipped"
+
+#: Wrappers' prefixes that say nothing about the tensor.
+_PREFIXES = re.compile(r"(?:(?:module|model|network|encoder|backbone|_timm_module)\.)*")
+
+#: What a Prithvi that takes coordinates multiplies their encodings with.
+_SCALES = ("temporal_embed_enc.scale", "location_embed_enc.scale")
+
+#: What a checkpoint holds beside the encoder: decoders, heads, mask tokens, and what follows from
+#: the image's size (Prithvi's positions, the attention masks that Swin's first code stored).
+#: SimMIM's Swin ends with a norm that TerraTorch's has not.
+_FOREIGN = {
+    family: re.compile(
+        r"(decoder|decode_head|auxiliary_head|aux_heads|head|neck|fc)[._]|mask_token$"
+        rf"|.*(attn_mask|_embed_dec\.scale)$|{own}"
+    )
+    for family, own in (("swin", r"norm\."), ("prithvi", r"pos_embed$"))
+}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model is, before it is built.
 
-    ``family`` says which code builds it (``swin``, ``unet`` or ``smp``), ``encoder`` holds the
-    arguments of the encoder, ``statistics`` names the default band statistics.
+    ``family`` says which code builds it (``swin``, ``prithvi``, ``unet`` or ``smp``), ``encoder``
+    holds the arguments of the encoder, ``statistics`` names the default band statistics, ``hub`` is
+    the file of its published weights, OWNER/REPOSITORY/FILE on the Hugging Face hub.
     """
 
     title: str
@@ -41,14 +69,71 @@ class ModelSpec:
     encoder: Mapping[str, object] = field(default_factory=dict)
     statistics: str = "granite_agb"
     source: str = ""
+    hub: str = ""
 
 
+#: TerraTorch's defaults for Prithvi (prithvi_cfgs).
+_VIT = {
+    "img_size": 224,
+    "num_frames": 4,
+    "patch_size": (1, 16, 16),
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "decoder_embed_dim": 512,
+    "decoder_depth": 8,
+    "decoder_num_heads": 16,
+}
+_COORDINATES = {"coords_encoding": ("time", "location"), "coords_scale_learn": True}
+_VIT_L = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
+_VIT_H = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "patch_size": (1, 14, 14)}
+_TINY = {"num_frames": 1, "embed_dim": 192, "num_heads": 3}
+
+#: Prithvi by name: repository and file of the published weights, what differs from the defaults.
+_PRITHVI: dict[str, tuple[str, str, dict[str, object]]] = {
+    "prithvi_eo_v1_100": ("Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt", {"num_frames": 3}),
+    "prithvi_eo_v2_tiny_tl": ("Prithvi-EO-2.0-tiny-TL", "Prithvi_EO_V2_tiny_TL.pt", _TINY),
+    "prithvi_eo_v2_100_tl": ("Prithvi-EO-2.0-100M-TL", "Prithvi_EO_V2_100M_TL.pt", {}),
+    "prithvi_eo_v2_300": ("Prithvi-EO-2.0-300M", "Prithvi_EO_V2_300M.pt", _VIT_L),
+    "prithvi_eo_v2_300_tl": ("Prithvi-EO-2.0-300M-TL", "Prithvi_EO_V2_300M_TL.pt", _VIT_L),
+    "prithvi_eo_v2_600": ("Prithvi-EO-2.0-600M", "Prithvi_EO_V2_600M.pt", _VIT_H),
+    "prithvi_eo_v2_600_tl": ("Prithvi-EO-2.0-600M-TL", "Prithvi_EO_V2_600M_TL.pt", _VIT_H),
+}
+_PRITHVI_DEMO = {
+    "img_size": 64,
+    "num_frames": 3,
+    "patch_size": (1, 8, 8),
+    "embed_dim": 192,
+    "depth": 6,
+    "num_heads": 6,
+    "decoder_embed_dim": 96,
+    "decoder_depth": 2,
+    "decoder_num_heads": 6,
+}
 _SWIN_B = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 _SWIN_DEMO = {"embed_dim": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
 
 #: Models by name.
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
+        name: ModelSpec(
+            title=f"{repository} encoder, UPerNet decoder",
+            family="prithvi",
+            encoder=_VIT | sizes | (_COORDINATES if name.endswith("_tl") else {}),
+            statistics=name[:13],
+            source="TerraTorch prithvi_cfgs",
+            hub=f"ibm-nasa-geospatial/{repository}/{file}",
+        )
+        for name, (repository, file, sizes) in _PRITHVI.items()
+    }
+    | {
+        "prithvi_demo": ModelSpec(
+            title="Prithvi encoder of 192 channels, UPerNet decoder",
+            family="prithvi",
+            encoder=_PRITHVI_DEMO,
+            statistics="prithvi_eo_v1",
+            source="the build of prithvi_eo_v1_100, smaller",
+        ),
         "prithvi_swin_B": ModelSpec(
             title="Swin-B encoder (Prithvi), UPerNet decoder",
             family="swin",
@@ -126,13 +211,112 @@ def _safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry["shape"]) for key, entry in header.items()}
 
 
-def check_weights(value: str, *, model: str) -> list[str]:
-    """Say what is wrong with weights for a model, as far as a header tells.
+def read_card(file: Path) -> dict[str, Any]:
+    """Read the card beside a model file; empty for a checkpoint that is no model file.
+
+    >>> read_card(Path("Prithvi_EO_V1_100M.pt"))
+    {}
+
+    Raises
+    ------
+    ModelError
+        If the card is not a JSON object.
+    """
+    card = file.with_name("model.json")
+    if file.name != "model.safetensors" or not card.is_file():
+        return {}
+    try:
+        held = json.loads(card.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{card} is not a model's card: {error}.") from error
+    if not isinstance(held, dict):
+        raise ModelError(f"{card} is not a model's card: it holds a {type(held).__name__}.")
+    return held
+
+
+def locate(value: str, model: str) -> Path | tuple[str, str]:
+    """Say where weights are: a file, or a repository on the Hugging Face hub and a file in it.
+
+    >>> locate("hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M", "prithvi_eo_v1_100")
+    ('ibm-nasa-geospatial/Prithvi-EO-1.0-100M', 'Prithvi_EO_V1_100M.pt')
 
     Parameters
     ----------
     value
-        A file, ``hf://OWNER/REPOSITORY/FILE`` on the Hugging Face hub, or empty for random weights.
+        A file, ``hf://OWNER/REPOSITORY/FILE``, ``hf://OWNER/REPOSITORY`` (the published file, or
+        ``model.safetensors``), or ``"pretrained"`` for the weights that come with geowb.
+    model
+        Name of the model that is to take them.
+
+    Raises
+    ------
+    ModelError
+        No such file, no such model, no address of the hub, nothing shipped.
+    """
+    if value == "pretrained":
+        return _shipped(model)
+    if value.startswith("hf://"):
+        address = _HUB.fullmatch(value)
+        if not address:
+            raise ModelError(
+                f"'{value}' is no hub address: write hf://OWNER/REPOSITORY/FILE, "
+                "or hf://OWNER/REPOSITORY."
+            )
+        repository, file = address.groups()
+        published = (m.hub.removeprefix(f"{repository}/") for m in MODELS.values()
+                     if m.hub.startswith(f"{repository}/"))  # fmt: skip
+        return repository, file or next(published, "model.safetensors")
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ModelError(
+            f"There is no weights file {path}: give a checkpoint, hf://OWNER/REPOSITORY/FILE or "
+            "'pretrained', or leave it empty for random weights."
+        )
+    return path
+
+
+def _shipped(model: str) -> Path:
+    file = SHIPPED / model / "model.safetensors"
+    if file.is_file():
+        return file
+    ships = [name for name in MODELS if (SHIPPED / name / "model.safetensors").is_file()]
+    hub = spec(model).hub.rpartition("/")[0]
+    raise ModelError(
+        f"geowb ships no weights for '{model}', only for: {', '.join(ships) or 'none'}. Give a "
+        f"checkpoint file or hf://{hub or 'OWNER/REPOSITORY/FILE'}, "
+        "or leave it empty for random weights."
+    )
+
+
+def encoder_tensors(held: Mapping[str, T], found: ModelSpec) -> dict[str, T]:
+    """Pick a Swin or Prithvi encoder's tensors, or their shapes, out of a checkpoint.
+
+    Prefixes of wrappers are taken off the names; decoders and heads are left out, and the scales of
+    coordinates for a model that takes none.
+
+    >>> encoder_tensors({"encoder.cls_token": 1, "decoder_norm.bias": 2}, spec("prithvi_demo"))
+    {'cls_token': 1}
+    """
+    bare = {key[_PREFIXES.match(key).end() :]: value for key, value in held.items()}
+    drop = _FOREIGN[found.family].match
+    scaled = "" if found.encoder.get("coords_encoding") else "_embed_enc.scale"
+    return {
+        key: value
+        for key, value in bare.items()
+        if not drop(key) and not (scaled and key.endswith(scaled))
+    }
+
+
+def check_weights(value: str, *, model: str) -> list[str]:
+    """Say what is wrong with weights for a model, as far as a header tells; nothing is downloaded.
+
+    >>> check_weights("hf://ibm-nasa-geospatial/Prithvi-EO-2.0-300M", model="prithvi_eo_v2_300")
+    []
+
+    Parameters
+    ----------
+    value
+        As for `locate`, or empty for random weights.
     model
         Name of the model that is to take them.
 
@@ -145,16 +329,93 @@ def check_weights(value: str, *, model: str) -> list[str]:
         return []
     if model not in MODELS:
         return [f"There is no model '{model}'. {did_you_mean(model, MODELS)}"]
-    if str(value).startswith("hf://"):
-        good = _HUB.fullmatch(str(value))
-        return [] if good else [f"'{value}' is no hub address: write hf://OWNER/REPOSITORY/FILE."]
-    path = Path(value).expanduser()
-    if not path.is_file():
-        return [f"There is no weights file {path}: give a checkpoint, or leave it empty."]
     try:
-        return _compare(path, tensor_shapes(path), model)
+        place = locate(str(value), model)
+        file = place if isinstance(place, Path) else _cached(*place)
+        if file:
+            shapes, card = tensor_shapes(file), read_card(file)
+        else:
+            published = [m for m in MODELS.values() if m.hub == "/".join(place)]
+            if not published:
+                return []
+            shapes, card = _outline(published[0]), {}
+        return misfits(file or value, shapes, model, card) or _lacks(file or value, shapes, model)
     except ModelError as error:
         return [str(error)]
+
+
+def _cached(repository: str, file: str) -> Path | None:
+    """Find the hub's file here, if it was downloaded before."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:  # the part of geowb that has no torch
+        return None
+    try:
+        held = try_to_load_from_cache(repository, file)
+    except HFValidationError as error:
+        raise ModelError(f"'hf://{repository}' is no hub address: {error}") from error
+    return Path(held) if isinstance(held, str) else None
+
+
+def _outline(found: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """List what `misfits` and `_lacks` look at in the published checkpoint of a Prithvi."""
+    sizes = found.encoder
+    stem = (sizes["embed_dim"], len(HLS6), *sizes["patch_size"])
+    shapes = {f"blocks.{i}.norm1.bias": stem[:1] for i in range(sizes["depth"])}
+    scales = [name for name in _SCALES if sizes.get("coords_encoding")]
+    return {"patch_embed.proj.weight": stem} | shapes | dict.fromkeys(scales, (1,))
+
+
+def misfits(
+    path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str, card: Mapping[str, Any]
+) -> list[str]:
+    """Say in one sentence why a checkpoint is another model's, by its card and first layer.
+
+    >>> misfits("a.pt", {"patch_embed.proj.weight": (96, 6, 4, 4)}, "swin_demo", {})
+    ["a.pt is not a checkpoint of 'swin_demo': patch_embed.proj.weight is 96 wide, not 32."]
+    """
+    if card.get("name", model) != model:
+        return [f"{path} holds a '{card['name']}', not a '{model}'."]
+    found = spec(model)
+    whole = any(key.startswith(("network.", "model.network.")) for key in shapes)
+    if found.family not in _FOREIGN:
+        if whole:
+            return []
+        return [f"{path} is not a model file of '{model}': no tensor's name starts with 'network.'"]
+    names = encoder_tensors(shapes, found)
+    stem = next((k for k in names if re.fullmatch(r"patch_embed\.proj(ection)?\.weight", k)), "")
+    if not stem:
+        return [f"{path} is not a checkpoint of '{model}': it has no patch_embed tensor."]
+    shape, width = names[stem], found.encoder["embed_dim"]
+    patch = tuple(found.encoder.get("patch_size", (4, 4)))
+    wrong = f"{path} is not a checkpoint of '{model}': {stem} is"
+    if shape[2:] != patch:
+        return [f"{wrong} {shape}, of patches {shape[2:]}, not {patch}."]
+    if shape[1] != len(HLS6) and not (whole or card):
+        return [
+            f"{path} takes {shape[1]} bands ({stem} is {shape}); "
+            f"'{model}' takes weights for the six of HLS."
+        ]
+    return [f"{wrong} {shape[0]} wide, not {width}."] if shape[0] != width else []
+
+
+def _lacks(path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str) -> list[str]:
+    """Say if an encoder has another number of blocks, or none of the scales of coordinates."""
+    found = spec(model)
+    if found.family not in _FOREIGN:
+        return []
+    names = encoder_tensors(shapes, found)
+    held = len({m[0] for m in (re.match(r".*\bblocks\.\d+\.", key) for key in names) if m})
+    want = found.encoder["depth"] if "depth" in found.encoder else sum(found.encoder["depths"])
+    if held and held != want:
+        return [f"{path} is not a checkpoint of '{model}': it has {held} blocks, not {want}."]
+    scales = _SCALES if found.encoder.get("coords_encoding") else ()
+    if held and (missing := [name for name in scales if name not in names]):
+        return [
+            f"{path} is not a checkpoint of '{model}': it has no {missing[0]}, for coordinates."
+        ]
+    return []
 
 
 def check_accelerator(value: str) -> list[str]:
@@ -170,28 +431,3 @@ def check_accelerator(value: str) -> list[str]:
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return []
     return ["accelerator is 'gpu', but torch finds no GPU here: use 'auto' or 'cpu'."]
-
-
-def _compare(path: Path, shapes: Mapping[str, tuple[int, ...]], model: str) -> list[str]:
-    card = path.with_name("model.json")
-    if path.name == "model.safetensors" and card.is_file():
-        held = json.loads(card.read_text()).get("name")
-        if held != model:
-            return [f"{path} holds a '{held}', not a '{model}'."]
-    found = MODELS[model]
-    if found.family != "swin":
-        if any(key.startswith(("network.", "model.network.")) for key in shapes):
-            return []
-        return [f"{path} is not a model file of '{model}': no tensor's name starts with 'network.'"]
-    stem = next((k for k in shapes if re.search(r"patch_embed\.(proj|projection)\.weight$", k)), "")
-    if not stem:
-        return [f"{path} is not a checkpoint of '{model}': it has no patch_embed tensor."]
-    width, want = shapes[stem][0], found.encoder["embed_dim"]
-    if shapes[stem][1] != len(HLS6) and not stem.startswith("network."):
-        return [
-            f"{path} takes {shapes[stem][1]} bands ({stem} is {shapes[stem]}); "
-            f"'{model}' takes weights for the six of HLS."
-        ]
-    if width != want:
-        return [f"{path} is not a checkpoint of '{model}': {stem} is {width} wide, not {want}."]
-    return []

@@ -3,65 +3,82 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geowb.bands import HLS6
 from geowb.errors import DownloadError, ModelError, WeightsMismatch
+from geowb.models.registry import encoder_tensors, locate, misfits, read_card, spec
 
 if TYPE_CHECKING:
     from geowb.models.wrapper import PixelModel
 
 __all__ = ["fit_state", "load_weights", "read_checkpoint"]
 
-#: Wrappers' prefixes that say nothing about the tensor.
-_PREFIXES = ("module.", "model.", "network.", "encoder.", "backbone.", "_timm_module.")
 
-#: What a checkpoint holds beside the encoder: decoders, heads, SimMIM's mask token and last norm,
-#: and the attention masks that Swin's first code stored and that follow from the image's size.
-_FOREIGN = (
-    r"^(decoder|decode_head|head|neck|auxiliary_head|aux_heads|fc|mask_token|norm)\b|attn_mask$"
-)
-
-
-def load_weights(model: PixelModel, weights: str) -> tuple[str, bool]:
+def load_weights(
+    model: PixelModel, weights: str, free: Collection[str] = ("mean", "std")
+) -> tuple[str, bool]:
     """Load weights into `model` in place; return where they came from and if they are trained.
 
-    `weights` is a checkpoint file, or ``hf://OWNER/REPOSITORY/FILE``. A model file of geowb, or
-    any checkpoint whose names are the whole model's, is loaded whole, with its normalisation and
-    output scale; every other checkpoint is taken for the encoder's (SimMIM's, MMSegmentation's and
-    TerraTorch's names are known).
+    >>> load_weights(model, "hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M")  # doctest: +SKIP
+    ('encoder from hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M, sha256 ...', True)
+
+    `weights` are what `geowb.models.registry.locate` knows. A model file of geowb, or any
+    checkpoint whose names are the whole model's, is loaded whole, with its normalisation and
+    output scale. Every other checkpoint is taken for the encoder's (Prithvi's first and later
+    names, SimMIM's, MMSegmentation's and TerraTorch's are known); that of a masked model brings
+    those of ``mean`` and ``std`` that are `free`.
 
     Raises
     ------
     WeightsMismatch
         If names or shapes do not fit; nothing is loaded then.
     """
-    path = _fetch(weights)
-    state = read_checkpoint(path)
+    name = model.card["name"]
+    path = _fetch(weights, name)
+    label = f"geowb's own {name}" if weights == "pretrained" else path.name
+    origin = f"{weights if weights.startswith('hf://') else label}, sha256 {_digest(path)}"
+    state, card = read_checkpoint(path), read_card(path)
+    if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
+        raise WeightsMismatch(problems[0])
     if any(key.startswith(("network.", "model.network.")) for key in state):
-        return _load_whole(model, {k.removeprefix("model."): v for k, v in state.items()}, path)
-    if not hasattr(model.network, "encoder"):
-        raise WeightsMismatch(
-            f"{path} is not a model file of '{model.card['name']}': it has no 'network.' tensor."
-        )
-    encoder = model.network.encoder
-    state = _swin_names(state)
-    state = _input_bands(state, model.card["bands"], model.card["frames"], path)
-    fit_state(encoder, state, path, may_lack=r"relative_position_index$|^stages_\d\.norm\.")
-    return f"encoder from {path.name}, sha256 {_digest(path)}", True
+        state = {k.removeprefix("model."): v for k, v in state.items()}
+        return _load_whole(model, state, path, card, origin)
+    masked = card.get("kind") == "masked"
+    if masked:
+        if missing := {"bands", "mean", "std"}.difference(card):
+            raise ModelError(f"The card of {path} is no masked model's: no '{min(missing)}' in it.")
+        state = {key: value for key, value in state.items() if key.startswith("encoder.")}
+    found = spec(name)
+    state = _RENAME[found.family](encoder_tensors(state, found))
+    state = _input_bands(state, model.card, card, path)
+    fit_state(model.network.encoder, state, path, may_lack=_MAY_LACK)
+    if not masked:
+        return f"encoder from {origin}", True
+    _take_statistics(model, card, free)
+    before = card.get("weights", "unknown")
+    trained = bool(card.get("trained_on") or card.get("pretrained"))
+    return f"encoder from the masked model {origin}, which started from: {before}", trained
 
 
-def _load_whole(model: PixelModel, state: dict, path: Path) -> tuple[str, bool]:
+def _take_statistics(model: PixelModel, card: Mapping[str, Any], free: Collection[str]) -> None:
+    for key in free:
+        by_band = dict(zip(card["bands"], card[key], strict=True))
+        model.card[key] = [by_band[band] for band in model.card["bands"]]
+        buffer = getattr(model, key)
+        buffer.copy_(torch.tensor(model.card[key]).reshape(buffer.shape))
+
+
+def _load_whole(
+    model: PixelModel, state: dict, path: Path, theirs: Mapping[str, Any], origin: str
+) -> tuple[str, bool]:
     """Load a whole model; its card, where there is one, must be that of the same model."""
-    file = path.with_name("model.json")
-    theirs = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     for key in ("name", "bands", "frames", "outputs", "decoder_channels"):
         if theirs.get(key, model.card[key]) != model.card[key]:
             raise WeightsMismatch(
@@ -72,7 +89,7 @@ def _load_whole(model: PixelModel, state: dict, path: Path) -> tuple[str, bool]:
         model.card[key] = theirs.get(key, model.card[key])
     before = theirs.get("weights", "unknown")
     trained = bool(theirs.get("trained_on")) and not theirs.get("freeze_backbone")
-    origin = f"model file {path.name}, sha256 {_digest(path)}, which started from: {before}"
+    origin = f"model file {origin}, which started from: {before}"
     return origin, trained or bool(theirs.get("pretrained"))
 
 
@@ -141,53 +158,74 @@ def fit_state(
     raise WeightsMismatch(f"{path} does not fit the model: {', '.join(parts)}.")
 
 
-def _swin_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give a Swin checkpoint's encoder tensors the names that TerraTorch's encoder uses."""
+def _swin_names(encoder: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give a Swin's tensors the names that TerraTorch's encoder uses."""
     from geowb.models.wrapper import terratorch
 
-    convert = terratorch().models.backbones.prithvi_swin.convert_weights_swin2mmseg
-    names = {key: _bare(key) for key in state}
-    encoder = {new: state[old] for old, new in names.items() if not re.search(_FOREIGN, new)}
     if any(key.startswith("layers.") for key in encoder):
-        encoder = convert(encoder)
+        encoder = terratorch().models.backbones.prithvi_swin.convert_weights_swin2mmseg(encoder)
     return {re.sub(r"^stages\.", "stages_", key): value for key, value in encoder.items()}
 
 
-def _bare(key: str) -> str:
-    while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
-        key = key.removeprefix(prefix)
-    return key
+_RENAME = {"swin": _swin_names, "prithvi": dict}
+
+#: What an encoder makes for itself, and norms that the first Swin has not.
+_MAY_LACK = r"^pos_embed$|relative_position_index$|^stages_\d\.norm\."
 
 
 def _input_bands(
-    state: dict[str, torch.Tensor], bands: list[str], frames: int, path: Path
+    state: dict[str, torch.Tensor],
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    path: Path,
 ) -> dict[str, torch.Tensor]:
-    """Pick the patch embedding's input channels by band name (weights have the six HLS bands)."""
-    key = "patch_embed.projection.weight"
-    if key not in state or state[key].shape[1] != len(HLS6):
+    """Pick the first layer's input channels by band name.
+
+    Weights have the bands of their card, or the six of HLS. Swin has the dates of each band side by
+    side as channels; weights of one date are shared out.
+    """
+    key = next(k for k in state if re.fullmatch(r"patch_embed\.proj(ection)?\.weight", k))
+    flat = state[key].ndim == 4
+    frames = ours["frames"] if flat else 1
+    bands, held = theirs.get("bands", HLS6), theirs.get("frames", 1) if flat else 1
+    if unknown := [b for b in ours["bands"] if b not in bands]:
+        raise WeightsMismatch(f"{path} knows the bands {', '.join(bands)}; not '{unknown[0]}'.")
+    if held not in (1, frames):
+        raise WeightsMismatch(f"{path} has the weights of {held} dates, this model {frames}.")
+    if state[key].shape[1] != len(bands) * held:
         return state
-    if unknown := [b for b in bands if b not in HLS6]:
-        raise WeightsMismatch(f"{path} knows the bands {', '.join(HLS6)}; not '{unknown[0]}'.")
-    # The network's channels are band-major: (band, date) flattened.
-    picked = state[key][:, [HLS6.index(b) for b in bands for _ in range(frames)]] / frames
-    return {**state, key: picked}
+    picked = state[key].unflatten(1, (len(bands), held)).float()
+    picked = picked[:, [bands.index(b) for b in ours["bands"]]]
+    if held < frames:
+        picked = picked.repeat_interleave(frames, 2) / frames
+    return {**state, key: picked.flatten(1, 2)}
 
 
-def _fetch(weights: str) -> Path:
-    if not weights.startswith("hf://"):
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise ModelError(f"There is no weights file {path}.")
-        return path
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _fetch(weights: str, model: str) -> Path:
+    place = locate(weights, model)
+    if isinstance(place, Path):
+        return place
+    repository, file = place
+    path = _download(repository, file)
+    if path.name == "model.safetensors":  # its card comes with it, if it has one
+        _download(repository, str(PurePosixPath(file).with_name("model.json")), may_lack=True)
+    return path
 
-    owner, repository, file = weights.removeprefix("hf://").split("/", 2)
+
+def _download(repository: str, file: str, *, may_lack: bool = False) -> Path:
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import LocalEntryNotFoundError as Offline
+
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if may_lack and try_to_load_from_cache(repository, file) is _CACHED_NO_EXIST:
+            return Path(file)
+        return Path(hf_hub_download(repository, file))
+    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
+        if may_lack and isinstance(error, EntryNotFoundError) and not isinstance(error, Offline):
+            return Path(file)
         raise DownloadError(
-            f"{weights} could not be fetched from the Hugging Face hub "
+            f"hf://{repository}/{file} could not be fetched from the Hugging Face hub "
             f"({str(error).splitlines()[0][:120]}). Give a local file instead."
         ) from error
 

@@ -44,7 +44,7 @@ class PixelModel(nn.Module):
     def encoder(self) -> nn.Module:
         """The encoder; an error for a model that has none of its own."""
         if not hasattr(self.network, "encoder"):
-            raise ModelError(f"'{self.card['name']}' has no encoder that could be frozen.")
+            raise ModelError(f"'{self.card['name']}' has no encoder to freeze or take features of.")
         return self.network.encoder
 
     @property
@@ -64,8 +64,67 @@ class PixelModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, K, H, W)`` for chips ``(B, C, T, H, W)`` of counts."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        temporal_coords: torch.Tensor | None = None,
+        location_coords: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return ``(B, K, H, W)`` for chips ``(B, C, T, H, W)`` of counts.
+
+        >>> model = build("prithvi_eo_v2_tiny_tl").eval()
+        >>> when, where = [[[2023, 172]]], [[47.3, 8.5]]
+        >>> model(torch.zeros(1, 6, 1, 64, 64), temporal_coords=when, location_coords=where).shape
+        torch.Size([1, 1, 64, 64])
+
+        Parameters
+        ----------
+        temporal_coords
+            ``(B, T, 2)``: year and day of the year (from 0) of each date; for Prithvi's TL models.
+        location_coords
+            ``(B, 2)``: latitude and longitude in degrees; for Prithvi's TL models.
+
+        Raises
+        ------
+        ModelError
+            For other shapes, and for coordinates that the model does not take.
+        """
+        normal = self._normal(x)
+        height, width = x.shape[-2:]
+        y = self.network(normal, **self._coordinates(x, temporal_coords, location_coords))
+        y = getattr(y, "output", y)
+        y = y if y.ndim == 4 else y.unsqueeze(1)
+        y = y[..., :height, :width] * self.card["output_std"] + self.card["output_mean"]
+        return y.relu() if self.card["non_negative"] else y
+
+    def features(
+        self,
+        x: torch.Tensor,
+        temporal_coords: torch.Tensor | None = None,
+        location_coords: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Return what the encoder makes of chips: maps ``(B, channels, h, w)``.
+
+        >>> [tuple(f.shape) for f in build("swin_demo").features(torch.zeros(1, 6, 1, 64, 64))]
+        [(1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 4, 4), (1, 256, 2, 2)]
+
+        Arguments are those of the model. One map a stage (Swin, ResNet), or one a block (Prithvi:
+        T * embed_dim channels, those of the first date first); chips that are no multiple of the
+        patch are padded on the right and at the bottom.
+
+        Raises
+        ------
+        ModelError
+            For a model without an encoder of its own, and as the model does.
+        """
+        encoder, normal = self.encoder, self._normal(x)
+        coordinates = self._coordinates(x, temporal_coords, location_coords)
+        if hasattr(encoder, "maps"):
+            return encoder.maps(normal, **coordinates)
+        return getattr(encoder, "prepare_features_for_image_model", list)(encoder(normal))
+
+    def _normal(self, x: torch.Tensor) -> torch.Tensor:
+        """Check, normalise, put the dates of a band side by side, pad."""
         bands, frames = len(self.card["bands"]), self.card["frames"]
         if x.ndim != 5 or x.shape[1] != bands or x.shape[2] != frames:
             raise ModelError(
@@ -73,13 +132,30 @@ class PixelModel(nn.Module):
                 f"it was given {tuple(x.shape)}."
             )
         x = torch.nan_to_num((x - self.mean) / self.std)
-        height, width = x.shape[-2:]
-        x = _pad(x.flatten(1, 2), self._stride)
-        y = self.network(x)
-        y = getattr(y, "output", y)
-        y = y if y.ndim == 4 else y.unsqueeze(1)
-        y = y[..., :height, :width] * self.card["output_std"] + self.card["output_mean"]
-        return y.relu() if self.card["non_negative"] else y
+        return _pad(x.flatten(1, 2), self._stride)
+
+    def _coordinates(
+        self, x: torch.Tensor, temporal: torch.Tensor | None, location: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Check coordinates, and give them the type of `x`."""
+        shapes = {"temporal": (len(x), self.card["frames"], 2), "location": (len(x), 2)}
+        given = {"temporal": temporal, "location": location}
+        checked = {}
+        for kind in (kind for kind in shapes if given[kind] is not None):
+            name, encoder = f"{kind}_coords", getattr(self.network, "encoder", None)
+            if not getattr(encoder, f"{kind}_encoding", False):
+                raise ModelError(
+                    f"'{self.card['name']}' takes no {name}: leave them out, or use a model whose "
+                    "name ends in _tl."
+                )
+            value = torch.as_tensor(given[kind], dtype=x.dtype, device=x.device)
+            if value.shape != shapes[kind]:
+                raise ModelError(
+                    f"{name} of '{self.card['name']}' are {shapes[kind]} for chips "
+                    f"{tuple(x.shape)}; they were given as {tuple(value.shape)}."
+                )
+            checked[name] = value
+        return checked
 
 
 def _pad(x: torch.Tensor, stride: int) -> torch.Tensor:
@@ -112,7 +188,7 @@ def build(
 ) -> PixelModel:
     """Build a model by name.
 
-    >>> model = build("swin_demo", freeze_backbone=True)
+    >>> model = build("swin_demo", freeze_backbone=True).eval()
     >>> model(torch.zeros(1, 6, 1, 64, 64)).shape
     torch.Size([1, 1, 64, 64])
     >>> model.pretrained
@@ -125,17 +201,21 @@ def build(
     bands
         Names of the input bands, in the order of the channels.
     weights
-        A checkpoint file or ``hf://OWNER/REPOSITORY/FILE``; none or empty gives random weights
-        drawn from `seed`, and the model says so (``model.origin``). A model file of geowb brings
-        its own normalisation and output scale.
+        A checkpoint file, ``hf://OWNER/REPOSITORY/FILE``, ``hf://OWNER/REPOSITORY`` (its published
+        file, or model.safetensors), or ``"pretrained"``: the file that comes with geowb. None or
+        empty gives random weights drawn from `seed`, and the model says so (``model.origin``). A
+        model file of geowb brings its own normalisation and output scale, that of a masked model
+        its normalisation unless `mean` and `std` are given.
     frames
-        Number of dates T; the dates of a band become channels of the network.
+        Number of dates T: an axis of its own in Prithvi; in other models the dates of a band become
+        channels of the network.
     outputs
         K, the number of values or classes a pixel.
     freeze_backbone
         Keep the encoder's weights as they are, and keep it in eval mode.
     mean, std
-        Band statistics in counts; by default those of the public biomass model.
+        Band statistics in counts; by default those published with the model (for Swin and U-Nets
+        those of the public biomass model).
     output_mean, output_std
         The network's output is multiplied and shifted by these, so that it need not learn the
         scale of the labels.
@@ -145,7 +225,7 @@ def build(
     Raises
     ------
     ModelError
-        Unknown model, unknown band, wrong number of statistics, nothing to freeze.
+        Unknown model, unknown band, wrong number of statistics, nothing to freeze, no such weights.
     WeightsMismatch
         If weights do not fit; names keys and shapes.
 
@@ -153,9 +233,14 @@ def build(
     -----
     The Swin models are TerraTorch's encoder with its ``UperNetDecoder`` of 32 channels and two
     PixelShuffle layers before the last 1x1 convolution: 630,945 parameters beside the frozen
-    Swin-B, the paper's 0.6 M (Muszynski et al. 2024; granite configs/config.yaml).
+    Swin-B, the paper's 0.6 M (Muszynski et al. 2024; granite configs/config.yaml). The Prithvi
+    models are TerraTorch's ``PrithviViT`` with four of its blocks made a pyramid
+    (``LearnedInterpolateToPyramidal``) for the same decoder.
     """
     found = spec(name)
+    if min(frames, outputs) < 1:
+        raise ModelError(f"frames and outputs must be 1 or more: {frames}, {outputs}.")
+    free = [key for key, value in (("mean", mean), ("std", std)) if value is None]
     mean, std = _statistics(found, bands, mean, std)
     if not (math.isfinite(output_mean) and 0 < output_std < math.inf):
         raise ModelError(
@@ -186,7 +271,7 @@ def build(
     if weights:
         from geowb.models.weights import load_weights
 
-        card["weights"], card["pretrained"] = load_weights(model, weights)
+        card["weights"], card["pretrained"] = load_weights(model, weights, free)
     return model
 
 
@@ -269,7 +354,13 @@ def _build_smp(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
     return network, 32
 
 
-_FAMILIES = {"swin": _build_swin, "unet": _build_unet, "smp": _build_smp}
+def _build_prithvi(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
+    from geowb.models.prithvi import build_network
+
+    return build_network(found, card), found.encoder["patch_size"][1]
+
+
+_FAMILIES = {"swin": _build_swin, "prithvi": _build_prithvi, "unet": _build_unet, "smp": _build_smp}
 
 
 def trainable(module: nn.Module) -> int:

@@ -1,90 +1,19 @@
-"""What a person types: ``geowb studies``, ``geowb run``, ``geowb catalog``, ``geowb doctor``, ...
-
-Nothing heavy is imported here: ``geowb --help`` has to answer at once.
-Results go to standard output, progress and errors to standard error.
-"""
+"""``geowb studies``, ``run``, ``sweep`` and ``report``."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import sys
-import textwrap
-import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import geowb
-from geowb.errors import GeowbError, RequestError
+from geowb.cli.printing import shown, table
+from geowb.errors import RequestError
 
-__all__ = ["app", "main"]
-
-_SETTINGS: dict[str, Any] = {
-    "no_args_is_help": True,
-    "add_completion": False,
-    "pretty_exceptions_enable": False,
-    "rich_markup_mode": None,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-}
-app = typer.Typer(help="A workbench for geospatial foundation models.", **_SETTINGS)
-catalog_app = typer.Typer(help="Data sets: what there is, where it comes from.", **_SETTINGS)
-app.add_typer(catalog_app, name="catalog")
-
-CatalogFile = Annotated[
-    str, typer.Option("--catalog", metavar="FILE", help="Another data_catalog.yaml.")
-]
+__all__ = ["report", "run", "studies", "sweep"]
 
 
-def main() -> None:
-    """Entry point: turn errors into a paragraph and an exit status."""
-    debug = "--debug" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        app([word for word in sys.argv[1:] if word != "--debug"])
-    except GeowbError as error:
-        _fail(str(error), error.exit_status, debug)
-    except Exception as error:  # noqa: BLE001 - the last stop before a person
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        step = "Please report it with what the same command prints with --debug."
-        _fail(f"This is a defect in geowb: {told} {step}", 1, debug)
-
-
-def _terminated(number: int, _: object) -> None:
-    # A batch system's request to stop: clean up as after Ctrl-C.
-    sys.exit(128 + number)
-
-
-def _fail(message: str, status: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
-    print(message, file=sys.stderr)  # noqa: T201
-    sys.exit(status)
-
-
-def _version(shown: bool) -> None:
-    if shown:
-        typer.echo(f"geowb {geowb.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    pass
-
-
-@app.command()
 def studies(
     study: Annotated[str, typer.Argument(metavar="[STUDY]", help="Name or .ipynb file.")] = "",
 ) -> None:
@@ -101,7 +30,7 @@ def studies(
     if not rows:
         typer.echo("There are no studies here.", err=True)
         return
-    _table(("study", "title", "paper", "summary"), rows)
+    table(("study", "title", "paper", "summary"), rows)
 
 
 Parameters = Annotated[
@@ -122,7 +51,6 @@ HelpParameters = Annotated[
 ]
 
 
-@app.command()
 def run(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Name of a study, or an .ipynb file.")
@@ -165,13 +93,12 @@ def run(
         raise typer.Exit(130) from None
     for warning in result.warnings:
         typer.echo(warning, err=True)
-    rows = [(name, _shown(m["value"]), m["unit"]) for name, m in result.metrics.items()]
+    rows = [(name, shown(m["value"]), m["unit"]) for name, m in result.metrics.items()]
     if rows:
-        _table(("metric", "value", "unit"), rows, err=True)
+        table(("metric", "value", "unit"), rows, err=True)
     typer.echo(result.path)
 
 
-@app.command()
 def sweep(
     study: Annotated[str, typer.Argument(help="Name of a study, or an .ipynb file.")],
     parameter: Annotated[
@@ -269,7 +196,6 @@ def _show_failed(result: Any, study: str) -> None:
     typer.echo(f"\n{told}\n  alone: {command_for(result, study)}", err=True)
 
 
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with run directories.")],
 ) -> None:
@@ -283,12 +209,6 @@ def report(
     from geowb import batch
 
     typer.echo(batch.report(folder))
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _assignments(words: Iterable[str]) -> dict[str, str]:
@@ -317,14 +237,14 @@ def _show_study(name: str) -> None:
         for p in study.parameters.values()
         if p.rules.get("role") != "run_dir"
     ]
-    _table(("parameter", "type", "default", "what it is"), rows)
+    table(("parameter", "type", "default", "what it is"), rows)
     if study.profiles:
         typer.echo()
         shown = (
             (profile, ", ".join(f"{k}={as_text(v)}" for k, v in values.items()) or "the defaults")
             for profile, values in study.profiles.items()
         )
-        _table(("profile", "sets"), shown)
+        table(("profile", "sets"), shown)
     for problem in study.problems:
         typer.echo(problem, err=True)
 
@@ -333,144 +253,3 @@ def _limits(rules: Mapping[str, Any]) -> str:
     limits = [f"{k} {rules[k]}" for k in ("min", "above", "max") if k in rules]
     limits += [" | ".join(map(str, rules["choices"]))] if "choices" in rules else []
     return f"({', '.join(limits)})" if limits else ""
-
-
-def _table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False, clip: bool = False
-) -> None:
-    """Print a table; in a pipe or a file a line a row, and with `clip` everywhere."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(stderr=err, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=err, highlight=False, width=10_000)
-    cells = [[str(cell) for cell in row] for row in rows]
-    if clip:
-        used = sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
-        room = max(20, console.width - used)
-        cells = [[*row[:-1], textwrap.shorten(row[-1], room, placeholder="...")] for row in cells]
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-@catalog_app.command("list")
-def catalog_list(catalog: CatalogFile = "") -> None:
-    """List the data sets and whether they are here; `geowb catalog show` says more.
-
-    Example: geowb catalog list
-    """
-    columns = ("name", "category", "status", "description")
-    rows = geowb.open_catalog(catalog or None).table()
-    _table(columns, [[row[column] for column in columns] for row in rows], clip=True)
-
-
-@catalog_app.command("show")
-def catalog_show(
-    name: Annotated[str, typer.Argument(help="Name of an entry.")], catalog: CatalogFile = ""
-) -> None:
-    """Show one data set: variables, licence, source, where it lies.
-
-    Example: geowb catalog show world
-    """
-    typer.echo(geowb.open_catalog(catalog or None)[name].describe())
-
-
-@catalog_app.command("check")
-def catalog_check(catalog: CatalogFile = "") -> None:
-    """Check the catalog and all data that are here.
-
-    Example: geowb catalog check --catalog my_catalog.yaml
-    """
-    problems = geowb.open_catalog(catalog or None).check()
-    for problem in problems:
-        typer.echo(problem, err=True)
-    if problems:
-        raise typer.Exit(1)
-    typer.echo("The catalog is in order.")
-
-
-@catalog_app.command("get")
-def catalog_get(
-    name: Annotated[str, typer.Argument(help="Name of an entry.")], catalog: CatalogFile = ""
-) -> None:
-    """Download a data set; the last line printed is where it lies.
-
-    Example: geowb catalog get test_chips
-    """
-    typer.echo(geowb.open_catalog(catalog or None)[name].get(progress=True))
-
-
-@app.command()
-def doctor() -> None:
-    """Say in plain words what is wrong with this environment.
-
-    Example: geowb doctor
-    """
-    from geowb.doctor import examine
-
-    results = examine()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    for result in results:
-        text = f"{result.level:<8} {result.sentence} {result.next_step}".rstrip()
-        typer.echo(
-            textwrap.fill(
-                text,
-                width,
-                subsequent_indent=" " * 9,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
-    problems = sum(result.level == "problem" for result in results)
-    typer.echo(f"\n{problems or 'No'} problem{'s' * (problems != 1)} found.")
-    if problems:
-        raise typer.Exit(1)
-
-
-@app.command()
-def lab(
-    port: Annotated[int, typer.Option(help="Port; the next free one is taken.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-) -> None:
-    """Open JupyterLab on the studies, for this machine only.
-
-    Example: geowb lab --no-browser
-    """
-    import json
-    import subprocess
-    import tempfile
-    from importlib.util import find_spec
-
-    from geowb.paths import notebooks_dir
-
-    if find_spec("jupyterlab") is None:
-        raise RequestError(
-            "JupyterLab is not installed. Install it with: pip install 'geowb[widgets]'"
-        )
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--ServerApp.root_dir={notebooks_dir()}"]
-    command += [] if browser else ["--no-browser"]
-    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="geowb-lab-") as folder:
-        # No question about news over the page: a class should see the notebook.
-        page = Path(folder) / "labconfig" / "page_config.json"
-        page.parent.mkdir()
-        off = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-        page.write_text(json.dumps(off), encoding="utf-8")
-        paths = os.pathsep.join(filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), folder]))
-        # Ctrl-C is JupyterLab's: it asks before it shuts down.
-        before = signal.signal(signal.SIGINT, lambda *_: None)
-        try:
-            env = os.environ | {"JUPYTER_CONFIG_PATH": paths}
-            done = subprocess.run(command, env=env, check=False)
-        finally:
-            signal.signal(signal.SIGINT, before)
-    raise typer.Exit(done.returncode)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,6 @@
+"""``python -m geowb.cli``."""
+
+from geowb.cli import main
+
+if __name__ == "__main__":
+    main()

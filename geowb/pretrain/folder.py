@@ -1,0 +1,242 @@
+"""The folder of a pretraining: whose it is, where to go on, what is left in it at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import platform
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from geowb.errors import DataError, RequestError
+from geowb.pretrain.recipes import Recipe
+
+if TYPE_CHECKING:
+    from geowb.models.masked import MaskedModel
+    from geowb.pretrain.archive import ChipArchive
+
+__all__ = [
+    "claim",
+    "clear",
+    "finished",
+    "leave",
+    "newest_checkpoint",
+    "taking_turns",
+    "write_history",
+]
+
+#: What a pretraining makes in its folder.
+_RECORD, _MADE = (
+    "pretraining.json",
+    (
+        *("pretraining.json", "chips.zarr", "held_out.zarr", "checkpoints", "reconstructions"),
+        *("loss.csv", "loss.png", "model.safetensors", "model.json"),
+    ),
+)
+COLUMNS = ("step", "loss", "held_out", "learning_rate", "seconds")
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Take a folder for a recipe, or make sure that it is this recipe's already.
+
+    Raises
+    ------
+    RequestError
+        If it holds another pretraining, or something else.
+    """
+    record, wanted = folder / _RECORD, _plain(recipe)
+    if record.is_file():
+        held = json.loads(record.read_text("utf-8"))
+        if differs := _differences(held, wanted):
+            raise RequestError(
+                f"{folder} holds another pretraining: {'; '.join(differs)}. Give another folder "
+                "(--out), or --force to throw that one away."
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise RequestError(f"{folder} is not empty, and holds no pretraining: give another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(json.dumps(recipe.as_dict()))
+
+
+def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> list[str]:
+    found = []
+    for name in wanted:
+        a, b = held.get(name), wanted[name]
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{where}{name}.")
+        elif a != b:
+            found.append(f"{where}{name} is {_short(a)} there, {_short(b)} here")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def clear(folder: Path) -> None:
+    """Remove what a pretraining made, and nothing else."""
+    if not (folder / _RECORD).is_file():
+        return
+    for name in reversed(_MADE):  # the record last: a removal that is cut off can be done again
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def finished(folder: Path, recipe: Recipe) -> pd.DataFrame | None:
+    """Return the loss curve of a pretraining that has made all its steps, or None."""
+    curve = folder / "loss.csv"
+    if not (folder / "model.safetensors").is_file() or not curve.is_file():
+        return None
+    history = pd.read_csv(curve)
+    return history if len(history) and history["step"].iloc[-1] == recipe.steps else None
+
+
+@contextmanager
+def taking_turns(folder: Path, first: bool) -> Iterator[None]:
+    """Let the first process make the chips; the others wait until it has said that they are there.
+
+    Lightning starts its processes after that; a cluster's launcher starts them all at once.
+    """
+    ready = folder / "chips.zarr" / "ready"
+    if first:
+        ready.unlink(missing_ok=True)
+        yield
+        ready.touch()
+        return
+    while not ready.is_file():
+        time.sleep(0.5)
+    yield
+
+
+def newest_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
+    """Find the last checkpoint that is whole, or None.
+
+    Raises
+    ------
+    RequestError
+        If it is of another recipe.
+    """
+    for file in sorted(folder.glob("step-*.ckpt"), reverse=True):
+        try:
+            held = torch.load(file, map_location="cpu", weights_only=False, mmap=True)["recipe"]
+        except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError, ValueError):
+            continue  # cut off while it was written; the one before it is still there
+        if held != recipe.as_dict():
+            raise RequestError(f"{file} is a checkpoint of another recipe: remove it.")
+        return file
+    return None
+
+
+def write_history(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the loss curve at once."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(file)
+
+
+def leave(
+    folder: Path,
+    model: MaskedModel,
+    recipe: Recipe,
+    archive: ChipArchive,
+    rows: Sequence[Mapping[str, float]],
+    how: Mapping[str, Any],
+) -> Path:
+    """Write the model file of a pretraining that is done, with a card that says how it was made."""
+    from geowb.models.files import save
+
+    losses = [row["loss"] for row in rows]
+    if not all(loss == loss for loss in losses[-1:]):
+        raise DataError(
+            f"The loss of '{recipe.model}' is not a number at step {rows[-1]['step']:.0f} "
+            f"(see {folder / 'loss.csv'}): use a lower learning rate. No model file was written."
+        )
+    every = max(1, len(rows) // 100)
+    model.card["pretrained"] = True
+    model.card["weights"] = f"pretrained by masking, {recipe.steps} steps of {recipe.batch_size}"
+    model.card["training"] = {
+        "recipe": _plain(recipe),
+        "command": command(recipe),
+        "seconds": round(rows[-1]["seconds"], 1),
+        "machine": _machine(model),
+        **how,
+        "curve": [
+            {k: round(v, 5) for k, v in row.items() if v == v}
+            for i, row in enumerate(rows)
+            if (i + 1) % every == 0 or i == len(rows) - 1
+        ],
+    }
+    sampling = recipe.sampling
+    trained_on = {
+        "entry": sampling.data,
+        "selections": {k: list(v) for k, v in sampling.selections.items()},
+        "seeds": list(sampling.seeds),
+        "chips": len(archive),
+        "provenance": archive.provenance,
+    }
+    return save(
+        model,
+        folder / "model.safetensors",
+        task="masked",
+        units="1e-4",
+        trained_on=trained_on,
+        run=folder.name,
+        dtype=recipe.stored,
+    )
+
+
+def command(recipe: Recipe) -> str:
+    """Return the command line that makes what a recipe makes, as far as options say it."""
+    from geowb.pretrain.recipes import recipe as standard
+
+    words, usual = ["geowb", "pretrain", recipe.model], standard(recipe.model)
+    if recipe.steps != usual.steps:
+        words += ["--steps", str(recipe.steps)]
+        usual = usual.shortened(recipe.steps)
+    for name in ("batch_size", "learning_rate", "jitter", "seed"):
+        if getattr(recipe, name) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(getattr(recipe, name))]
+    new, old = recipe.sampling, usual.sampling
+    for option, name in (("--data", "data"), ("--catalog", "catalog"), ("--chips", "count")):
+        if getattr(new, name) != getattr(old, name):
+            words += [option, str(getattr(new, name))]
+    for key, values in new.selections.items():
+        words += [word for value in values for word in ("-s", f"{key}={value}")]
+    if new.seeds != old.seeds:
+        words += ["--worlds", ",".join(map(str, new.seeds))]
+    return shlex.join(words)
+
+
+def _machine(model: MaskedModel) -> str:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+
+
+def rank() -> int:
+    """Rank of this process among those of one training, before Lightning knows it."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), 0)

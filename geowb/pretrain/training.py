@@ -1,0 +1,419 @@
+"""Masked pretraining on Lightning: one call from a recipe to a model file.
+
+A folder holds one pretraining: the chips (``chips.zarr``, ``held_out.zarr``), ``checkpoints/``,
+``loss.csv`` and ``loss.png``, ``reconstructions/``, and at the end the model file. The same call
+again goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from geowb.errors import RequestError
+from geowb.lines import Line, duration
+from geowb.models.masked import MaskedModel, Reconstruction, build_masked
+from geowb.models.registry import check_accelerator
+from geowb.pretrain import views
+from geowb.pretrain.archive import ChipArchive, write_archive
+from geowb.pretrain.folder import (
+    COLUMNS,
+    claim,
+    clear,
+    finished,
+    leave,
+    newest_checkpoint,
+    rank,
+    taking_turns,
+    write_history,
+)
+from geowb.pretrain.recipes import Recipe
+from geowb.pretrain.stream import ChipStream
+from geowb.train import quiet, seed_everything
+
+__all__ = ["Pretraining", "pretrain", "training_step"]
+
+_PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a pretraining left: its folder, the loss curve, and the model file once it is done.
+
+    ``history`` has the columns step, loss (mean since the row before), held_out (NaN where it was
+    not taken), learning_rate, seconds.
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    done: bool
+
+    @property
+    def model_file(self) -> Path:
+        """``model.safetensors``; it exists when all steps are done."""
+        return self.folder / "model.safetensors"
+
+
+def training_step(
+    model: MaskedModel, batch: dict[str, torch.Tensor], recipe: Recipe, step: int
+) -> Reconstruction:
+    """Show `model` what `step` sees of a batch of `ChipStream`; ``loss`` is to be made smaller.
+
+    >>> training_step(model, next(iter(stream)), recipe, step=0).loss  # doctest: +SKIP
+    """
+    keys, image = batch["key"].cpu(), batch["image"][:, :, views.dates_of_step(recipe, step)]
+    if recipe.jitter:
+        gain, offset = views.gains(keys, image.shape[1], recipe)
+        image = image * gain.to(image.device) + offset.to(image.device)
+    frames, rows, columns = model.grid(image)
+    noise = views.noise(keys, frames * rows * columns, recipe.seed)
+    return model(image, noise.to(image.device), recipe.mask_ratio)
+
+
+def optimizer_of(
+    model: MaskedModel, recipe: Recipe
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW without decay of biases and norms, and its rate: a linear rise, then a cosine."""
+    from timm.optim import param_groups_weight_decay
+
+    on_cpu = model.mean.device.type == "cpu"  # on a GPU, fused rules out clipping in bf16
+    groups = param_groups_weight_decay(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.95), fused=on_cpu)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=max(2, recipe.steps),
+        pct_start=recipe.warmup,
+        cycle_momentum=False,
+        anneal_strategy="cos",
+    )
+    return optimizer, schedule
+
+
+class _Batches:
+    """A stream as Lightning wants it: as long as the whole training, and able to go on."""
+
+    def __init__(self, stream: ChipStream) -> None:
+        self._stream = stream
+
+    def __len__(self) -> int:
+        return self._stream.steps
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return iter(self._stream)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # nothing: the stream was begun at the right step
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class _Masked(L.LightningModule):
+    def __init__(self, model: MaskedModel, recipe: Recipe, archive: ChipArchive) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.archive = archive
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        return training_step(self.model, batch, self.recipe, self.global_step).loss
+
+    def train_dataloader(self) -> _Batches:
+        # Called after a checkpoint is read: the stream begins with the step that comes next.
+        stream = ChipStream(
+            self.archive,
+            batch_size=self.recipe.batch_size,
+            steps=self.recipe.steps,
+            start=self.trainer.global_step,
+            seed=self.recipe.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return _Batches(stream)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer, schedule = optimizer_of(self.model, self.recipe)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Log(Callback):
+    """The loss curve: kept in checkpoints, written to loss.csv, told in a line."""
+
+    def __init__(self, recipe: Recipe, held_out: torch.Tensor | None, shown: bool) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._recipe, self._held_out = recipe, held_out
+        self._line = Line() if shown else None
+        self._sum, self._count, self._began, self._before = 0.0, 0, time.perf_counter(), 0.0
+        self._first = 0
+        # Rows often enough for a curve; the held-out chips at most 20 times.
+        self._every = max(1, min(10, recipe.steps // 20))
+        self._rare = max(10, recipe.steps // 20 // self._every * self._every)
+
+    @property
+    def seconds(self) -> float:
+        """Time in training steps, that before a resume included."""
+        return self._before + time.perf_counter() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows, self._before = list(state["rows"]), state["seconds"]
+        self._sum, self._count = state["sum"], state["count"]
+
+    def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        self._began, self._first = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self._sum, self._count = self._sum + outputs["loss"].detach(), self._count + 1
+        step = trainer.global_step
+        if step % self._every and step < self._recipe.steps:
+            return
+        loss = trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean")
+        self._sum, self._count = 0.0, 0
+        rare = step % self._rare == 0 or step == self._recipe.steps
+        held_out = float("nan")
+        if rare and self._held_out is not None and trainer.is_global_zero:
+            held_out = _held_out_loss(task.model, self._held_out, self._recipe)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        values = (step, float(loss), held_out, rate, round(self.seconds, 2))
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        if trainer.is_global_zero and self._line is not None:
+            self._line.show(self._text(step), lasting=rare)
+
+    def _text(self, step: int) -> str:
+        row, steps = self.rows[-1], self._recipe.steps
+        pace = (step - self._first) / max(1e-9, time.perf_counter() - self._began)
+        bar = "#" * round(20 * step / steps)
+        held = next((r["held_out"] for r in reversed(self.rows) if r["held_out"] >= 0), None)
+        told = f", held out {held:.4f}" if held is not None else ""
+        return (
+            f"step {step:>{len(str(steps))}}/{steps} [{bar:<20}] loss {row['loss']:.4f}{told} | "
+            f"{pace * self._recipe.batch_size:.0f} chips/s, {duration(self.seconds)}, "
+            f"{duration((steps - step) / pace)} left"
+        )
+
+
+@torch.no_grad()
+def _held_out_loss(model: MaskedModel, image: torch.Tensor, recipe: Recipe) -> float:
+    """Loss on the held-out chips, always under the same masks, without gains."""
+    was = model.training
+    model.eval()
+    losses = [reconstruct(model, part, recipe).loss * len(part) for part in image.split(32)]
+    model.train(was)
+    return float(sum(losses)) / len(image)
+
+
+def reconstruct(model: MaskedModel, image: torch.Tensor, recipe: Recipe) -> Reconstruction:
+    """Hide units by their place in the batch and predict them."""
+    frames, rows, columns = model.grid(image)
+    noise = views.noise(torch.arange(len(image)), frames * rows * columns, recipe.seed)
+    return model(image.to(model.mean.device), noise.to(model.mean.device), recipe.mask_ratio)
+
+
+class _Keep(Callback):
+    """Writes loss.csv, the curve and pictures of reconstructions when a checkpoint is written."""
+
+    def __init__(
+        self, log: _Log, folder: Path, recipe: Recipe, held_out: torch.Tensor | None
+    ) -> None:
+        self._log, self._folder, self._recipe, self._held_out = log, folder, recipe, held_out
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["recipe"] = self._recipe.as_dict()
+        if trainer.is_global_zero:
+            write_history(self._folder / "loss.csv", self._log.rows)
+            self._picture(task.model, trainer.global_step)
+
+    @torch.no_grad()
+    def _picture(self, model: MaskedModel, step: int) -> None:
+        if self._held_out is None:
+            return
+        from geowb import plots
+
+        was = model.training
+        shown = self._held_out[:3]
+        result = reconstruct(model.eval(), shown, self._recipe)
+        model.train(was)
+        file = self._folder / "reconstructions" / f"step-{step:06d}.png"
+        file.parent.mkdir(exist_ok=True)
+        picture = plots.reconstructions(
+            shown.numpy(),
+            result.prediction.float().cpu().numpy(),
+            result.hidden.cpu().numpy(),
+            model.card["bands"],
+            title=f"{model.card['name']}, step {step}: held-out chips",
+        )
+        plots.show(picture, file, inches=1.3)
+
+
+def pretrain(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
+    precision: str = "auto",
+    scheduler: str | None = None,
+    workers: int | None = None,
+    stop_after: int = 0,
+    force: bool = False,
+    progress: bool = True,
+) -> Pretraining:
+    """Sample chips, train a masked model on them, leave a model file; the same call resumes.
+
+    >>> result = pretrain(recipe("swin_demo").shortened(50), "pretraining")  # doctest: +SKIP
+    >>> geowb.models.build("swin_demo", weights=result.model_file)  # doctest: +SKIP
+
+    Parameters
+    ----------
+    folder
+        For everything that is made. On several nodes, one that all of them see.
+    accelerator, devices, nodes, strategy
+        Lightning's options: ``cpu`` or ``gpu``; how many a node; how many nodes; ``ddp`` and its
+        kin. The batch of the recipe is that of all devices together.
+    precision
+        ``32-true``, ``bf16-mixed``, or ``auto``: bf16 on a GPU that has it.
+    scheduler, workers
+        Address of a dask scheduler for the sampling, or processes on this machine.
+    stop_after
+        Stop after so many steps, to be resumed by the same call; 0 for all of them.
+    force
+        Throw away what is in the folder.
+
+    On the CPU a training that was cut off gives, resumed, the loss curve of one that was not. At
+    most a tenth of the steps is lost.
+
+    Raises
+    ------
+    RequestError
+        For options that do not fit, or a folder that holds another pretraining or something else.
+    DataError
+        If the sampling finds nothing, or an archive is damaged.
+    """
+    precision = _check_options(recipe, accelerator, devices * nodes, precision)
+    folder, first = Path(folder).expanduser().absolute(), rank() == 0
+    if first:
+        if force:
+            clear(folder)
+        claim(folder, recipe)
+    if not force and (history := finished(folder, recipe)) is not None:
+        return Pretraining(folder, history, done=True)
+    how = {"scheduler": scheduler, "workers": workers, "progress": progress}
+    with taking_turns(folder, first):
+        archive = write_archive(recipe.sampling, folder / "chips.zarr", **how)
+        held_out = _held_out(recipe, folder / "held_out.zarr", how)
+    log, checkpoints = _Log(recipe, held_out, progress), folder / "checkpoints"
+    resume = newest_checkpoint(checkpoints, recipe)
+    reached = 0 if resume is None else int(resume.stem.removeprefix("step-"))
+    last = recipe.steps if stop_after < 1 else min(recipe.steps, reached + stop_after)
+    seed_everything(recipe.seed)
+    with quiet():
+        trainer = L.Trainer(
+            max_steps=last,
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=precision,
+            gradient_clip_val=1.0,
+            callbacks=[
+                log,
+                _Keep(log, folder, recipe, held_out),
+                _checkpoints(checkpoints, recipe),
+            ],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        task = _Masked(model_for(recipe, archive), recipe, archive)
+        try:
+            trainer.fit(task, ckpt_path=resume, weights_only=False if resume else None)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning ends the process; the caller is to be told
+                raise KeyboardInterrupt from None
+            raise
+        if trainer.global_step > reached:
+            trainer.save_checkpoint(checkpoints / f"step-{trainer.global_step:07d}.ckpt")
+    done = trainer.global_step == recipe.steps
+    if trainer.is_global_zero and done:
+        used = {"devices": devices * nodes, "precision": precision}
+        leave(folder, task.model, recipe, archive, log.rows, used)
+        _draw_curve(folder, recipe, log.rows)
+    return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), done)
+
+
+def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
+    """Build the model of a recipe, with the statistics of the archive that it is to be trained on.
+
+    >>> model_for(recipe("swin_demo"), archive)  # doctest: +SKIP
+    """
+    return build_masked(
+        recipe.model,
+        bands=archive.bands,
+        frames=archive.frames,
+        size=archive.size,
+        unit=recipe.unit,
+        mask_ratio=recipe.mask_ratio,
+        mean=archive.statistics.mean,
+        std=archive.statistics.std,
+        seed=recipe.seed,
+    )
+
+
+def _held_out(recipe: Recipe, path: Path, how: dict[str, Any]) -> torch.Tensor | None:
+    if recipe.held_out is None:
+        return None
+    archive = write_archive(recipe.held_out, path, **how)
+    stream = ChipStream(archive, batch_size=len(archive), steps=1, augment=False)
+    return next(iter(stream))["image"]
+
+
+def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
+    # The one before is removed only when the new one is whole.
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="step-{step:07d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=max(1, min(250, recipe.steps // 10)),
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+
+
+def _check_options(recipe: Recipe, accelerator: str, devices: int, precision: str) -> str:
+    if problems := check_accelerator(accelerator):
+        raise RequestError(problems[0])
+    if devices < 1 or recipe.batch_size % devices:
+        raise RequestError(
+            f"The batch of {recipe.batch_size} chips cannot be shared out among {devices} devices: "
+            "give a multiple (--batch-size)."
+        )
+    if precision not in _PRECISIONS:
+        raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
+    if precision == "auto":
+        gpu = accelerator != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bf16-mixed" if gpu else "32-true"
+    return precision
+
+
+def _draw_curve(folder: Path, recipe: Recipe, rows: list[dict[str, float]]) -> None:
+    from geowb import plots
+
+    plots.show(plots.loss_curve(pd.DataFrame(rows), title=recipe.model), folder / "loss.png")

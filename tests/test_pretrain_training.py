@@ -1,0 +1,343 @@
+"""Masked models and their training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geowb.errors import DataError, ModelError, RequestError, WeightsMismatch
+from geowb.models import build, load
+from geowb.models.masked import build_masked
+from geowb.pretrain import Recipe, Sampling, pretrain, recipe, views
+from geowb.pretrain.folder import command, newest_checkpoint
+from geowb.pretrain.training import training_step
+
+CATALOG = """\
+meta: {name: tiny}
+tiny:
+  description: Small worlds
+  placeholders: {region: [cerrado, amazonia]}
+  driver: {name: world, options: {region: "{region}", size: 96, dates: 4, every: 80}}
+  metadata: {category: embedded, source_license: Apache-2.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A recipe of seconds: chips of 32 pixels and two dates from worlds of 96."""
+    file = tmp_path_factory.mktemp("catalog") / "catalog.yaml"
+    file.write_text(CATALOG)
+    chips = Sampling("tiny", str(file), seeds=(0, 1), size=32, frames=2, count=24, min_clear=0.5)
+    return Recipe(
+        "prithvi_demo",
+        chips,
+        replace(chips, seeds=(7,), count=4),
+        steps=12,
+        batch_size=8,
+        fewer_dates=0.5,
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pretraining that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "prithvi"
+    assert pretrain(tiny, folder, workers=1, progress=False).done
+    return folder
+
+
+def losses(folder: Path) -> np.ndarray:
+    return np.genfromtxt(folder / "loss.csv", delimiter=",", names=True)["loss"]
+
+
+# --- masked models ----------------------------------------------------------------------------
+
+
+def test_loss_and_prediction_are_those_of_terratorch() -> None:
+    from terratorch.models.backbones.prithvi_mae import PrithviMAE
+
+    model = build_masked("prithvi_demo", frames=3, mean=[0.0] * 6, std=[1.0] * 6).eval()
+    theirs = PrithviMAE(
+        img_size=64, patch_size=(1, 8, 8), num_frames=3, in_chans=6, embed_dim=192, depth=6,
+        num_heads=6, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=6,
+    ).eval()  # fmt: skip
+    state = {k: v for k, v in model.state_dict().items() if k.startswith(("encoder.", "decoder."))}
+    theirs.load_state_dict(state)
+    x, noise = torch.randn(2, 6, 3, 64, 64), torch.rand(2, 3 * 64)
+    masking = theirs.encoder.random_masking
+    theirs.encoder.random_masking = lambda tokens, ratio: masking(tokens, ratio, noise)
+    with torch.no_grad():
+        loss, prediction, mask = theirs(x, mask_ratio=0.75)
+        ours = model(x, noise, 0.75)
+    torch.testing.assert_close(ours.prediction, prediction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.loss, loss["loss"], atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours.hidden[:, 0], mask.bool())
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"), [("prithvi_demo", 3), ("prithvi_demo", 1), ("swin_demo", 1)]
+)
+def test_what_is_hidden_is_not_seen(name: str, frames: int) -> None:
+    model = build_masked(name, frames=frames, mask_ratio=0.6).eval()
+    x = 1000 + 500 * torch.randn(2, 6, frames, 64, 64)
+    noise = torch.rand(2, frames * (64 // model.unit) ** 2)
+    with torch.no_grad():
+        first = model(x, noise)
+        other = torch.where(first.hidden, 9000.0, x)
+        torch.testing.assert_close(model(other, noise).prediction, first.prediction)
+        shown = torch.where(first.hidden, x, 9000.0)
+        assert not torch.allclose(model(shown, noise).prediction, first.prediction)
+    share = first.hidden.float().mean().item()
+    assert 0.6 <= share < 0.66
+
+
+def test_no_data_is_left_out_of_the_loss() -> None:
+    model = build_masked("swin_demo", mask_ratio=0.5).eval()
+    x, noise = 1000 + 500 * torch.randn(1, 6, 1, 64, 64), torch.rand(1, 16)
+    with torch.no_grad():
+        hidden = model(x, noise).hidden.expand_as(x)
+        holes = hidden & (torch.rand(x.shape) < 0.5)
+        result = model(torch.where(holes, torch.nan, x), noise)
+    error = ((result.prediction - x) / model.std).abs()
+    assert result.loss.item() == pytest.approx(error[hidden & ~holes].mean().item(), rel=1e-4)
+    with torch.no_grad():
+        assert model(torch.full_like(x, torch.nan), noise).loss.item() == 0.0
+
+
+def test_any_number_of_dates_and_other_sizes() -> None:
+    model = build_masked("prithvi_demo", frames=3)
+    for frames, height, width in ((1, 64, 64), (2, 32, 96), (3, 128, 64)):
+        x = torch.zeros(2, 6, frames, height, width)
+        assert model(x).prediction.shape == x.shape
+        assert model.features(x).shape == (2, 192 * frames, height // 8, width // 8)
+    with pytest.raises(ModelError, match=r"multiples of 8.*\(1, 6, 3, 60, 64\)"):
+        model(torch.zeros(1, 6, 3, 60, 64))
+    with pytest.raises(ModelError, match="1 to 3 dates"):
+        model(torch.zeros(1, 6, 4, 64, 64))
+    with pytest.raises(ModelError, match=r"mask_ratio 0\.999 shows 0 of"):
+        model(torch.zeros(1, 6, 1, 64, 64), mask_ratio=0.999)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("unet", {}, "not pretrained by masking"),
+        ("prithvi_demo", {"unit": 16}, "unit 16"),
+        ("prithvi_demo", {"size": 60}, "size 60"),
+        ("swin_demo", {"size": 48}, "size 48"),
+        ("swin_demo", {"unit": 6}, "unit 6"),
+        ("swin_demo", {"bands": ("RED", "PINK")}, "PINK"),
+    ],
+)
+def test_what_cannot_be_built_is_said(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build_masked(name, **options)
+
+
+# --- views ------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_the_key_alone(tiny: Recipe) -> None:
+    keys = torch.tensor([4, 9, 17])
+    together = views.noise(keys, 48, 3)
+    assert torch.equal(together[1], views.noise(keys[1:2], 48, 3)[0])
+    assert not torch.equal(together[0], together[1])
+    gain, _ = views.gains(keys, 6, tiny)
+    assert torch.equal(gain[2], views.gains(keys[2:], 6, tiny)[0][0])
+    assert not torch.equal(views.noise(keys, 48, 4), together)
+
+
+def test_gains_have_the_spread_of_the_recipe(tiny: Recipe) -> None:
+    gain, offset = views.gains(torch.arange(4000), 6, tiny)
+    assert gain.log().std().item() == pytest.approx(np.sqrt(5) * tiny.jitter, rel=0.05)
+    assert offset.std().item() == pytest.approx(1000 * tiny.jitter, rel=0.05)
+
+
+def test_some_steps_see_fewer_dates(tiny: Recipe) -> None:
+    counts = np.array([len(views.dates_of_step(tiny, step)) for step in range(400)])
+    assert (counts == 1).mean() == pytest.approx(0.5, abs=0.08)
+    assert views.dates_of_step(tiny, 5) == views.dates_of_step(tiny, 5)
+    assert all(len(views.dates_of_step(replace(tiny, fewer_dates=0.0), s)) == 2 for s in range(50))
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def test_it_learns_and_leaves_a_model_file(whole: Path, tiny: Recipe) -> None:
+    assert losses(whole)[-3:].mean() < losses(whole)[:3].mean()
+    card = json.loads((whole / "model.json").read_text())
+    assert card["pretrained"]
+    assert card["trained_on"]["seeds"] == [0, 1]
+    assert card["trained_on"]["provenance"]["world_version"]
+    assert card["training"]["recipe"]["steps"] == 12
+    assert card["training"]["curve"][-1]["step"] == 12
+    assert (whole / "loss.png").stat().st_size > 1000
+    assert list((whole / "reconstructions").iterdir())
+    model = load(whole)
+    x = torch.randn(1, 6, 2, 32, 32) * 300 + 1000
+    assert model(x).prediction.shape == x.shape
+
+
+def test_the_encoder_goes_into_a_model(whole: Path) -> None:
+    masked, model = (
+        load(whole),
+        build("prithvi_demo", frames=2, weights=str(whole / "model.safetensors")),
+    )
+    assert model.pretrained
+    assert torch.allclose(model.mean, masked.mean)
+    model.eval()
+    x = torch.randn(1, 6, 2, 64, 64) * 300 + 1000
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(x)[-1], masked.features(x), atol=1e-4, rtol=1e-4)
+    with pytest.raises((ModelError, WeightsMismatch), match="prithvi_demo"):
+        build("swin_demo", weights=str(whole / "model.safetensors"))
+
+
+def test_resumed_training_is_the_undisturbed_one(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    first = pretrain(tiny, folder, workers=1, progress=False, stop_after=5)
+    assert not first.done
+    assert not first.model_file.exists()
+    again = pretrain(tiny, folder, workers=1, progress=False)
+    assert again.done
+    assert losses(folder).tolist() == losses(whole).tolist()
+    ours, theirs = (load(place).state_dict() for place in (folder, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_what_is_done_is_not_done_again(whole: Path, tiny: Recipe) -> None:
+    before = (whole / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(tiny, whole, workers=1, progress=False).done
+    assert (whole / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Recipe, tmp_path: Path) -> None:
+    pretrain(tiny, tmp_path / "run", workers=1, progress=False, stop_after=4)
+    folder = tmp_path / "run" / "checkpoints"
+    good = newest_checkpoint(folder, tiny)
+    (folder / "step-0000009.ckpt").write_bytes(good.read_bytes()[:5000])
+    assert newest_checkpoint(folder, tiny) == good
+    with pytest.raises(RequestError, match="another recipe"):
+        newest_checkpoint(folder, replace(tiny, seed=9))
+
+
+def test_two_processes_see_what_one_does(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
+    words = ["pretrain", "prithvi_demo", "--data", "tiny", "--catalog", tiny.sampling.catalog]
+    words += ["--worlds", "0,1", "--size", "32", "--frames", "2", "--chips", "24"]
+    words += ["--min-clear", "0.5", "--batch-size", "8", "--seed", "3", "--workers", "1"]
+    words += ["--steps", "6", "--accelerator", "cpu", "--strategy", "ddp"]
+    curves = []
+    for devices in ("1", "2"):
+        folder = tmp_path / devices
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "geowb.cli", *words, "--devices", devices, "--out", str(folder)],
+            capture_output=True, text=True, env=environment, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == str(folder / "model.safetensors")
+        curves.append(losses(folder))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-4)
+
+
+def test_a_loss_that_is_no_number_leaves_no_model(tiny: Recipe, tmp_path: Path) -> None:
+    wild = replace(tiny, learning_rate=1.0, jitter=0.0, steps=3, warmup=0.0)
+    import geowb.pretrain.training as training
+
+    original = training.training_step
+
+    def broken(*words: object) -> object:
+        result = original(*words)
+        return replace(result, loss=result.loss * float("nan"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "training_step", broken)
+        with pytest.raises(DataError, match="lower learning rate"):
+            pretrain(wild, tmp_path / "nan", workers=1, progress=False)
+    assert not (tmp_path / "nan" / "model.safetensors").exists()
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+
+def test_a_folder_belongs_to_one_pretraining(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"sampling\.size is 32 there, 64 here.*--force"):
+        pretrain(tiny.changed(sampling={"size": 64}), whole, progress=False)
+    (tmp_path / "mine.txt").write_text("thesis")
+    with pytest.raises(RequestError, match="holds no pretraining"):
+        pretrain(tiny, tmp_path, progress=False, force=True)
+    assert (tmp_path / "mine.txt").read_text() == "thesis"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": 3}, "8 chips cannot be shared out among 3 devices"),
+        ({"precision": "64"}, "precision is '64'"),
+        ({"accelerator": "gpu"}, "no GPU"),
+    ],
+)
+def test_options_are_checked_before_anything_is_made(
+    options: dict, message: str, tiny: Recipe, tmp_path: Path
+) -> None:
+    if "accelerator" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RequestError, match=message):
+        pretrain(tiny, tmp_path / "new", progress=False, **options)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"stored": "int8"}, "int8"),
+        ({"model": "unet"}, "not pretrained by masking"),
+        ({"model": "prithvy_demo"}, "prithvi_demo"),
+    ],
+)
+def test_recipes_refuse_what_is_out_of_range(change: dict, message: str, tiny: Recipe) -> None:
+    with pytest.raises((RequestError, ModelError), match=message):
+        replace(tiny, **change)
+
+
+def test_short_recipes_sample_less_and_other_data_hold_nothing_out(tiny: Recipe) -> None:
+    short = recipe("swin_demo").changed(steps=50)
+    assert short.sampling.count == 1600
+    assert 0 < len(short.sampling.seeds) < len(recipe("swin_demo").sampling.seeds)
+    other = recipe("swin_demo").changed(sampling={"data": "hls"})
+    assert other.held_out is None
+    named = recipe("swin_demo").changed(
+        sampling={"data": "hls"}, held_out={"bbox": ["0,0,1,1"], "datetime": ["2022"]}
+    )
+    assert named.held_out.selections["bbox"] == ("0,0,1,1",)
+    worlds, held = recipe("prithvi_demo").sampling.seeds, recipe("prithvi_demo").held_out.seeds
+    assert not set(worlds) & set(held)
+
+
+def test_the_command_of_a_card_makes_the_recipe_again() -> None:
+    for chosen in (recipe("prithvi_demo"), recipe("swin_demo").changed(steps=50, seed=2)):
+        words = command(chosen).split()
+        assert words[:2] == ["geowb", "pretrain"]
+    assert command(recipe("swin_demo")) == "geowb pretrain swin_demo"
+    assert command(recipe("swin_demo").changed(steps=50, seed=2)) == (
+        "geowb pretrain swin_demo --steps 50 --seed 2"
+    )
+
+
+def test_a_step_uses_the_normalisation_of_the_archive(tiny: Recipe) -> None:
+    model = build_masked("prithvi_demo", frames=2, size=32, mean=[1000.0] * 6, std=[500.0] * 6)
+    batch = {"image": torch.full((2, 6, 2, 32, 32), 1000.0), "key": torch.tensor([0, 1])}
+    result = training_step(model, batch, replace(tiny, jitter=0.0), 0)
+    assert result.prediction.mean().item() == pytest.approx(1000, abs=500)
