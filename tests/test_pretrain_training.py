@@ -151,15 +151,15 @@ def test_draws_depend_on_the_key_alone(tiny: Recipe) -> None:
     together = views.noise(keys, 48, 3)
     assert torch.equal(together[1], views.noise(keys[1:2], 48, 3)[0])
     assert not torch.equal(together[0], together[1])
-    gain, _ = views.gains(keys, 6, tiny)
-    assert torch.equal(gain[2], views.gains(keys[2:], 6, tiny)[0][0])
+    gain, _ = views.gains(keys, 6, 2, tiny)
+    assert torch.equal(gain[2], views.gains(keys[2:], 6, 2, tiny)[0][0])
     assert not torch.equal(views.noise(keys, 48, 4), together)
 
 
 def test_gains_have_the_spread_of_the_recipe(tiny: Recipe) -> None:
-    gain, offset = views.gains(torch.arange(4000), 6, tiny)
-    assert gain.log().std().item() == pytest.approx(np.sqrt(5) * tiny.jitter, rel=0.05)
-    assert offset.std().item() == pytest.approx(1000 * tiny.jitter, rel=0.05)
+    gain, offset = views.gains(torch.arange(4000), 6, 2, tiny)
+    assert gain.log().std().item() == pytest.approx(np.sqrt(6) * tiny.jitter, rel=0.05)
+    assert offset.std().item() == pytest.approx(2000 * tiny.jitter, rel=0.05)
 
 
 def test_some_steps_see_fewer_dates(tiny: Recipe) -> None:

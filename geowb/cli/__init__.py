@@ -45,7 +45,7 @@ _CATALOG = {
     "check": catalog.check,
     "get": catalog.get,
 }
-_MODELS = {"pretrain": models.pretrain, "publish": models.publish}
+_MODELS = {"pretrain": models.pretrain, "probe": models.probe, "publish": models.publish}
 
 
 class _InOrder(typer.core.TyperGroup):

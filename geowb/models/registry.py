@@ -131,7 +131,6 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             title="Prithvi encoder of 192 channels, UPerNet decoder",
             family="prithvi",
             encoder=_PRITHVI_DEMO,
-            statistics="prithvi_eo_v1",
             source="the build of prithvi_eo_v1_100, smaller",
         ),
         "prithvi_swin_B": ModelSpec(

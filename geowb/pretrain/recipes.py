@@ -38,9 +38,11 @@ class Recipe:
         Peak of the rate, which rises over the share `warmup` of the steps and falls as a cosine;
         decay of the weights (AdamW; biases and norms are left alone).
     jitter
-        Spread of random gains: a chip's brightness by twice, each band by once this factor
-        (log-normal), and 1,000 times this in counts as an offset of each band. What is learned
-        then depends less on a sensor's calibration. The same for all dates of a chip.
+        Spread of random gains and offsets of the bands (`views.gains`), so that what is learned
+        depends less on a sensor's calibration and on the season. 0 for none.
+    normalise
+        ``archive``: by the chips' own statistics; ``published``: by the model's (`models.build`),
+        which have room for snow, cities and other sensors.
     fewer_dates
         Share of the steps that see fewer dates than the chips have, so that the encoder also
         takes one or two.
@@ -66,6 +68,7 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.1
     jitter: float = 0.1
+    normalise: str = "archive"
     fewer_dates: float = 0.0
     stored: str = "float32"
     seed: int = 0
@@ -79,6 +82,8 @@ class Recipe:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise RequestError(f"{name} is {value}; it must lie between {low:g} and {high:g}.")
+        if self.normalise not in ("archive", "published"):
+            raise RequestError(f"normalise is '{self.normalise}': it is archive or published.")
         if self.stored not in ("float32", "float16"):
             raise RequestError(f"stored is '{self.stored}': weights are float32 or float16.")
         if spec(self.model).family not in ("prithvi", "swin"):
@@ -153,14 +158,15 @@ def _maskable() -> str:
     return ", ".join(name for name, found in MODELS.items() if found.family in ("prithvi", "swin"))
 
 
-#: Worlds that only pretraining sees, and those that only its held-out chips are from. Studies use
-#: seeds below 100, probes those from 400; places of different seeds do not overlap.
-_WORLDS, _OTHER_WORLDS = range(300, 340), range(390, 392)
+#: Worlds that only pretraining sees begin at 300, those of held-out chips at 390. Studies use seeds
+#: below 100, probes those from 400; places of different seeds do not overlap.
+_FIRST, _HELD_OUT = 300, range(390, 392)
 
 
-def _demo(size: int, frames: int, count: int) -> dict[str, Any]:
-    chips = Sampling("world_year", seeds=_WORLDS, size=size, frames=frames, count=count)
-    return {"sampling": chips, "held_out": replace(chips, seeds=_OTHER_WORLDS, count=64)}
+def _demo(worlds: int, frames: int, count: int) -> dict[str, Any]:
+    seeds = range(_FIRST, _FIRST + worlds)
+    chips = Sampling("world_year", seeds=seeds, size=64, frames=frames, count=count)
+    return {"sampling": chips, "held_out": replace(chips, seeds=_HELD_OUT, count=64)}
 
 
 #: Recipes of the encoders that come with geowb, by model.
@@ -168,18 +174,22 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "prithvi_demo": Recipe(
             "prithvi_demo",
-            **_demo(size=64, frames=3, count=6144),
+            **_demo(worlds=40, frames=3, count=6144),
             steps=4000,
             learning_rate=1.5e-3,
+            jitter=0.15,
+            normalise="published",
             fewer_dates=0.4,
             stored="float16",
         ),
         "swin_demo": Recipe(
             "swin_demo",
-            **_demo(size=64, frames=1, count=8192),
-            unit=16,
+            **_demo(worlds=24, frames=1, count=8192),
+            unit=8,
             mask_ratio=0.6,
             steps=6000,
+            jitter=0.15,
+            normalise="published",
             stored="float16",
         ),
     }
@@ -199,13 +209,16 @@ def recipe(model: str) -> Recipe:
     if model in RECIPES:
         return RECIPES[model]
     prithvi = spec(model).family == "prithvi"
-    chips = Sampling("world_year", seeds=_WORLDS, size=224, frames=3 if prithvi else 1)
+    chips = Sampling(
+        "world_year", seeds=range(_FIRST, _FIRST + 40), size=224, frames=3 if prithvi else 1
+    )
     return Recipe(
         model,
         chips,
-        replace(chips, seeds=_OTHER_WORLDS, count=16),
+        replace(chips, seeds=_HELD_OUT, count=16),
         unit=0 if prithvi else 32,
         mask_ratio=0.75 if prithvi else 0.6,
         learning_rate=5e-4,
         jitter=0.0,
+        normalise="published",
     )

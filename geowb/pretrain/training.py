@@ -69,10 +69,11 @@ def training_step(
 
     >>> training_step(model, next(iter(stream)), recipe, step=0).loss  # doctest: +SKIP
     """
-    keys, image = batch["key"].cpu(), batch["image"][:, :, views.dates_of_step(recipe, step)]
+    keys, image = batch["key"].cpu(), batch["image"]
     if recipe.jitter:
-        gain, offset = views.gains(keys, image.shape[1], recipe)
+        gain, offset = views.gains(keys, *image.shape[1:3], recipe)
         image = image * gain.to(image.device) + offset.to(image.device)
+    image = image[:, :, views.dates_of_step(recipe, step)]
     frames, rows, columns = model.grid(image)
     noise = views.noise(keys, frames * rows * columns, recipe.seed)
     return model(image, noise.to(image.device), recipe.mask_ratio)
@@ -360,10 +361,11 @@ def pretrain(
 
 
 def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
-    """Build the model of a recipe, with the statistics of the archive that it is to be trained on.
+    """Build the model of a recipe, to be trained on an archive.
 
     >>> model_for(recipe("swin_demo"), archive)  # doctest: +SKIP
     """
+    own = archive.statistics if recipe.normalise == "archive" else None
     return build_masked(
         recipe.model,
         bands=archive.bands,
@@ -371,8 +373,8 @@ def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
         size=archive.size,
         unit=recipe.unit,
         mask_ratio=recipe.mask_ratio,
-        mean=archive.statistics.mean,
-        std=archive.statistics.std,
+        mean=own.mean if own else None,
+        std=own.std if own else None,
         seed=recipe.seed,
     )
 

@@ -40,15 +40,29 @@ def noise(keys: torch.Tensor, units: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def gains(keys: torch.Tensor, bands: int, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw gain and offset (counts) of each band and chip, both ``(B, C, 1, 1, 1)``."""
+def gains(
+    keys: torch.Tensor, bands: int, frames: int, recipe: Recipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a gain and an offset (counts) for each band and date of each chip: ``(B, C, T, 1, 1)``.
+
+    >>> gain, offset = gains(torch.tensor([5]), 6, 3, recipe("prithvi_demo"))
+    >>> gain.shape, offset.shape
+    (torch.Size([1, 6, 3, 1, 1]), torch.Size([1, 6, 1, 1, 1]))
+
+    The logarithm of the gain is `jitter` times the sum of twice a normal draw for the chip, one
+    for the band and one for band and date; the offset is 2,000 times `jitter` times one for the
+    band.
+    """
+    parts = np.split(np.arange(1 + bands * (2 + frames)), [1, 1 + bands, 1 + 2 * bands])
     draws = np.stack(
         [
-            np.random.default_rng((recipe.seed, 3, key)).standard_normal(2 * bands + 1, np.float32)
+            np.random.default_rng((recipe.seed, 3, key)).standard_normal(
+                1 + bands * (2 + frames), np.float32
+            )
             for key in keys.tolist()
         ]
     )
-    bright, band, shift = draws[:, :1], draws[:, 1 : bands + 1], draws[:, bands + 1 :]
-    gain = torch.from_numpy(np.exp(recipe.jitter * (2 * bright + band)))
-    offset = torch.from_numpy(1000 * recipe.jitter * shift)
-    return gain[..., None, None, None], offset[..., None, None, None]
+    chip, band, shift, date = (torch.from_numpy(draws[:, part]) for part in parts)
+    date = date.reshape(-1, bands, frames)
+    gain = torch.exp(recipe.jitter * (2 * chip[..., None] + band[..., None] + date))
+    return gain[..., None, None], 2000 * recipe.jitter * shift[..., None, None, None]

@@ -1,0 +1,264 @@
+"""What a pretrained encoder is worth, on worlds that it has not seen and on real chips."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geowb.errors import DataError, RequestError
+from geowb.models.masked import MaskedModel, from_card
+from geowb.pretrain.probes import (
+    Labelled,
+    features,
+    linear_probe,
+    paired_interval,
+    probe_difference,
+    reconstruction_errors,
+)
+from geowb.pretrain.sampling import Sampling
+
+__all__ = ["SETS", "Examined", "as_metrics", "examine", "world_chips", "write_metrics"]
+
+_SEEDS = (0, 1, 2)
+#: Squares a class that a probe learns from: few, as a person would label, and many.
+_LABELS = (20, 200)
+_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a probe is made on.
+
+    ``data`` (pixels, labels, places), which images to learn from (``train``), what the label is
+    (``what``), which data (``source``); ``columns``: rows are all alike, so whole columns are
+    hidden; ``shown``: images for the reconstruction, those of `data` if None.
+    """
+
+    data: Labelled
+    train: np.ndarray
+    what: str
+    source: str
+    columns: bool = False
+    shown: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Two tables on a masked model, a row a data set.
+
+    ``probes``: data, source, what, labels (squares a class that are learned from; in all, of a
+    quantity), score, model (mean of the label draws), random (mean over draws and weights),
+    low, high (95 % interval of the difference, worst of the seeds), clear. ``reconstruction``:
+    data, model, mean, nearest (mean square errors in normalised units), low_mean, low_nearest
+    (lower ends of the 95 % intervals of what the model takes off), clear.
+    """
+
+    probes: pd.DataFrame
+    reconstruction: pd.DataFrame
+    missing: tuple[str, ...] = ()
+
+
+def world_chips(frames: int, *, seeds: range = range(400, 408), count: int = 960) -> Images:
+    """Simulate worlds that no pretraining has seen, with land cover.
+
+    >>> world_chips(3).data.images.shape[1:]  # doctest: +SKIP
+    (6, 3, 64, 64)
+
+    The first half of the seeds is learned from, the second half tested.
+    """
+    from geowb.pretrain.archive import write_archive
+    from geowb.world import VERSION
+
+    wanted = Sampling("world_year", seeds=seeds, size=_SIDE, frames=frames, count=count)
+    with tempfile.TemporaryDirectory(prefix="geowb-probe-") as folder:
+        archive = write_archive(wanted, Path(folder) / "chips.zarr", workers=1, progress=False)
+        read, table = archive.read(np.arange(len(archive))), archive.table
+    seed = table["scene"].str.extract(r"seed=(\d+)")[0].astype(int).to_numpy()
+    place = table["scene"].astype("category").cat.codes.to_numpy()
+    data = Labelled(read["image"], read["landcover"].astype(int), place)
+    return Images(
+        data,
+        seed < seeds[len(seeds) // 2],
+        "land cover",
+        f"world {VERSION}, world_year, seeds {seeds[0]}-{seeds[-1]}",
+    )
+
+
+def _biomass(frames: int) -> Images:
+    """Three months without snow of one BioMassters chip; the label is biomass."""
+    from geowb.catalog import open_catalog
+
+    scene = open_catalog()["biomassters_chip"].open()
+    months = [3, 4, 5] if frames > 1 else [4]  # in the first three most of the chip is snow
+    images = _windows(scene["reflectance"].isel(time=months).transpose("band", "time", "y", "x"))
+    labels = _windows(scene["agb_dense"].squeeze()).astype(np.float32)
+    place = np.arange(len(images))
+    return Images(Labelled(images, labels, place), place % 2 == 0, "biomass", "biomassters_chip")
+
+
+def _flood(frames: int) -> Images:
+    """One Sentinel-2 chip of a flood; the label is water."""
+    from geowb.catalog import open_catalog
+
+    scene = open_catalog()["sen1floods11_chip"].open()
+    images = _windows(scene["reflectance"].transpose("band", "time", "y", "x"))
+    labels = _windows(scene["flood"].squeeze()).astype(int)
+    place = np.arange(len(images))
+    return Images(Labelled(images, labels, place), place % 2 == 0, "water", "sen1floods11_chip")
+
+
+def _series(frames: int) -> Images:
+    """Real dates of a row of Landsat pixels, repeated downwards; the label is Fmask's class."""
+    from geowb.catalog import open_catalog
+
+    source = open_catalog()["landsat_series"]
+    if problem := source.absence({}):
+        raise DataError(problem)
+    with np.load(source.files({})[0][0], allow_pickle=False) as held:
+        counts, ordinal = held["Y"], held["dates"]
+    pixels, mask = counts[:6, :, :256].astype(np.float32), counts[7, :, :256]
+    pixels[:, (mask == 255) | (pixels <= 0).any(0) | (pixels > 15_999).any(0)] = np.nan
+    rows = pixels.reshape(6, -1, 4, 1, _SIDE)  # band, date, window, (row), pixel
+    kinds = np.where(np.isin(mask, (0, 1)), 0, np.where(mask == 255, -1, mask)).astype(int)
+    labels = np.full((len(ordinal) * 4, _SIDE, _SIDE), -1)
+    labels[:, :8] = kinds.reshape(-1, 1, _SIDE)
+    images = np.repeat(rows, _SIDE, axis=3).transpose(1, 2, 0, 3, 4).reshape(-1, 6, _SIDE, _SIDE)
+    clear = np.flatnonzero((kinds == 0).mean(1) > 0.9)
+    groups = [clear[i : i + 3 * frames : 3] for i in range(0, len(clear) - 3 * frames, 3)]
+    shown = np.stack([np.where(kinds[g] == 0, pixels[:, g], np.nan)[..., :_SIDE] for g in groups])
+    shown = np.repeat(shown[:, :, :, None], _SIDE, axis=3)
+    place = np.repeat(ordinal, 4)
+    return Images(
+        Labelled(images[:, :, None], labels, place),
+        place < np.median(ordinal),
+        "clear, shadow, snow or cloud",
+        "landsat_series",
+        columns=True,
+        shown=shown,
+    )
+
+
+#: Data sets by name: what makes them for a model's number of dates.
+SETS: dict[str, Callable[[int], Images]] = {
+    "world": world_chips,
+    "biomassters": _biomass,
+    "sen1floods11": _flood,
+    "landsat_series": _series,
+}
+
+
+def _windows(grid: Any) -> np.ndarray:
+    """Cut whole windows of 64 pixels out of ``(..., y, x)``; ``(N, ..., 64, 64)``."""
+    values = np.asarray(grid.values, dtype=np.float32)
+    height, width = (side // _SIDE for side in values.shape[-2:])
+    values = values[..., : height * _SIDE, : width * _SIDE]
+    values = values.reshape(*values.shape[:-2], height, _SIDE, width, _SIDE)
+    values = np.moveaxis(values, (-4, -2), (0, 1))
+    return values.reshape(-1, *values.shape[2:])
+
+
+def examine(model: MaskedModel, sets: tuple[str, ...] = tuple(SETS)) -> Examined:
+    """Probe a masked model and let it fill in what is hidden; real chips only where they are.
+
+    >>> examine(load("swin_demo/model.safetensors")).probes  # doctest: +SKIP
+
+    Each probe is made with three draws of labels, and beside each with the same architecture under
+    three random weights. ``clear`` is: better with every seed, and with the worst of them the 95 %
+    interval of the difference (bootstrap over places) leaves out zero.
+    """
+    random = [from_card({**model.card, "seed": seed}).to(model.mean.device) for seed in _SEEDS]
+    probes, filled, missing = [], [], []
+    for name in sets:
+        try:
+            images = SETS[name](model.card["frames"])
+        except (DataError, RequestError) as error:  # real chips that are not on this machine
+            missing.append(f"{name}: {error}")
+            continue
+        for row in _probes(model, random, images):
+            probes.append({"data": name, "source": images.source, **row})
+        filled.append({"data": name, "source": images.source, **_fill(model, images)})
+    return Examined(pd.DataFrame(probes), pd.DataFrame(filled), tuple(missing))
+
+
+def _probes(
+    model: MaskedModel, random: list[MaskedModel], images: Images
+) -> Iterator[dict[str, Any]]:
+    """Compare linear probes of a model with those of random weights, from few and many labels."""
+    ours, *theirs = (features(one, images.data.images) for one in (model, *random))
+    classes = images.data.classes
+    for labels in _LABELS:
+        scores, chances, intervals = [], [], []
+        for seed in _SEEDS:
+            how = {"train": images.train, "test": ~images.train, "seed": seed, "labels": labels}
+            found = linear_probe(ours, images.data, **how)
+            other = linear_probe(theirs[seed], images.data, **how)
+            score, chance, gains = probe_difference(found, other, classes=classes)
+            scores.append(score)
+            chances.append(chance)
+            intervals.append(paired_interval(gains))
+        low, high = min(intervals)
+        yield {
+            "what": images.what,
+            "labels": labels if classes else 10 * labels,
+            "score": "mean accuracy" if classes else "R2",
+            "model": float(np.mean(scores)),
+            "random": float(np.mean(chances)),
+            "low": low,
+            "high": high,
+            "clear": bool(low > 0 and min(np.subtract(scores, chances)) > 0),
+        }
+
+
+def _fill(model: MaskedModel, images: Images) -> dict[str, Any]:
+    """Compare what a model fills in with the mean and with the nearest unit."""
+    shown = images.data.images if images.shown is None else images.shown
+    errors = pd.concat(
+        reconstruction_errors(model, shown, columns=images.columns, seed=seed) for seed in _SEEDS
+    )
+    errors = errors.groupby(level=0).mean().dropna()
+    row: dict[str, Any] = {"images": len(errors), **errors.mean().to_dict()}
+    for name in ("mean", "nearest"):
+        row[f"low_{name}"] = paired_interval(errors[name] - errors["model"])[0]
+    return row | {"clear": bool(row["low_mean"] > 0 and row["low_nearest"] > 0)}
+
+
+def as_metrics(examined: Examined) -> list[dict[str, Any]]:
+    """Put both tables as metrics of a model's card: name, value, unit, data."""
+    rows = []
+
+    def add(name: str, value: float, unit: str, data: str) -> None:
+        if math.isfinite(value):
+            rows.append({"name": name, "value": round(value, 4), "unit": unit, "data": data})
+
+    for row in examined.probes.to_dict("records"):
+        many = f"{row['labels']} squares" + (" a class" if row["score"] != "R2" else "")
+        name = f"linear probe of {row['what']} from {many}, {row['score']}"
+        add(name, row["model"], "1", row["source"])
+        add(f"{name}, random weights", row["random"], "1", row["source"])
+        add(f"{name}, least gain at 95 %", row["low"], "1", row["source"])
+    for row in examined.reconstruction.to_dict("records"):
+        name, unit = "mean square error of what is hidden", "squared deviations"
+        add(name, row["model"], unit, row["source"])
+        add(f"{name}, filled by the mean", row["mean"], unit, row["source"])
+        add(f"{name}, filled by the nearest unit", row["nearest"], unit, row["source"])
+    return rows
+
+
+def write_metrics(file: Path, examined: Examined) -> None:
+    """Put metrics into the card beside a model file; what another data set gave before is kept."""
+    path = file.with_name("model.json")
+    card = json.loads(path.read_text("utf-8"))
+    new = as_metrics(examined)
+    named = {(row["name"], row["data"]) for row in new}
+    old = [row for row in card.get("metrics", []) if (row["name"], row["data"]) not in named]
+    partial = path.with_name(".card.partial")
+    partial.write_text(json.dumps(card | {"metrics": old + new}, indent=1) + "\n", "utf-8")
+    partial.replace(path)
