@@ -344,7 +344,7 @@ def test_the_encoder_of_a_masked_model_brings_its_statistics(tmp_path, name):
     model = build(name, bands=bands, frames=2, weights=str(file))
     assert model.pretrained
     assert model.origin.startswith("encoder from the masked model model.safetensors, sha256 ")
-    assert model.origin.endswith("which started from: random (seed 4)")
+    assert model.origin.endswith("(random (seed 4))")
     assert (model.card["mean"], model.card["std"]) == ([300.0, 100.0], [30.0, 10.0])
     assert model.mean.flatten().tolist() == [300.0, 100.0]
     own = donor.encoder.state_dict()

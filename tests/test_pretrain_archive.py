@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,21 @@ def test_changed_bytes_are_found_and_never_read(own: ChipArchive) -> None:
     xr.testing.assert_identical(own.open().load(), content)
 
 
+def test_a_shard_that_is_taken_away_while_it_is_read_is_told(
+    own: ChipArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Taken:
+        def __getitem__(self, where: object) -> np.ndarray:
+            own.mark(1).unlink()  # as the call does that writes it anew
+            own.file("reflectance", 1).unlink()
+            return usual[where]
+
+    usual = own.arrays()["reflectance"]
+    monkeypatch.setattr(own, "arrays", lambda: {"reflectance": Taken()})
+    with pytest.raises(DataError, match="Shard 1 "):
+        own.read_shard(1)
+
+
 def test_nothing_is_written_when_all_is_there(own: ChipArchive) -> None:
     before = {file: file.stat().st_mtime_ns for file in own.path.rglob("*")}
     write_archive(own.sampling, own.path, shard=8, **QUIET)
@@ -232,9 +248,15 @@ def test_another_sampling_is_refused(own: ChipArchive, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(RequestError, match="is no archive of chips"):
         write_archive(own.sampling, tmp_path / "mine", **QUIET)
-    (own.path / ".geowb" / "table.json").write_text("{}")
-    with pytest.raises(DataError, match="missing or has changed"):
-        ChipArchive(own.path)
+    for name in ("table.json", "plan.json"):
+        (own.path / ".geowb" / name).write_text("")
+        with pytest.raises(
+            DataError, match=rf"{name}' is missing or has changed: remove '.*zarr' "
+        ):
+            ChipArchive(own.path)
+    with pytest.raises(RequestError, match="shard: 0 is not a whole number of at least 1"):
+        write_archive(own.sampling, tmp_path / "b.zarr", shard=0, **QUIET)
+    assert not (tmp_path / "b.zarr").exists()
 
 
 def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
@@ -246,46 +268,91 @@ def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
         write_archive(wanted, tmp_path / "a.zarr", shard=8, **QUIET)
 
 
-def test_an_archive_does_not_depend_on_workers(made: ChipArchive, tmp_path: Path) -> None:
-    other = write_archive(made.sampling, tmp_path / "b.zarr", shard=8, workers=2, progress=False)
-    for name in made.variables:
-        for number in range(made.shards):
-            assert made.file(name, number).read_bytes() == other.file(name, number).read_bytes()
-    assert made.hash == other.hash
+def test_dates_that_have_changed_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geowb.pretrain import archive as module
+
+    wanted = Sampling("dated", rasters(tmp_path), size=8, frames=2, bands=BANDS, count=20)
+    archive = write_archive(wanted, tmp_path / "a.zarr", shard=32, **QUIET)
+    unmark(archive, 0)
+    usual = module.open_scene
+    for now in ([1, 2, 3], [3, 0, 1, 2]):
+        with monkeypatch.context() as patch:  # as of a search in a catalog that has moved on
+            patch.setattr(module, "open_scene", lambda *how, to=now: usual(*how).isel(time=to))
+            with pytest.raises(DataError, match=r"'place=north' were \('2022-.* has changed"):
+                write_archive(wanted, archive.path, shard=32, **QUIET)
+    assert archive.broken() == [0]
+    write_archive(wanted, archive.path, shard=32, **QUIET)
+
+
+def test_an_archive_does_not_depend_on_where_it_is_written(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    wanted = Sampling("dated", rasters(tmp_path), size=8, frames=2, bands=BANDS, count=40)
+    how = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ""}
+    with LocalCluster(**how) as cluster:
+        places = [QUIET, QUIET | {"workers": 2}, QUIET | {"scheduler": cluster.scheduler_address}]
+        found = []
+        for number, where in enumerate(places):
+            path = write_archive(wanted, tmp_path / f"{number}.zarr", shard=16, **where).path
+            files = [file for file in path.rglob("*") if file.is_file()]
+            found.append({file.relative_to(path): file.read_bytes() for file in files})
+    assert found[0] == found[1] == found[2]
 
 
 PROGRAM = """\
-import sys
-from geowb.pretrain import Sampling, write_archive
+import sys, time
+from geowb.pretrain import Sampling, archive
+usual = archive._sums
+archive._sums = lambda *chips: time.sleep(0.3) or usual(*chips)
 if __name__ == "__main__":
-    wanted = Sampling("small", sys.argv[1], seeds=range(3), size=16, frames=1, count=1000)
-    write_archive(wanted, sys.argv[2], shard=16, workers=int(sys.argv[3]))
+    wanted = Sampling("dated", sys.argv[1], size=8, frames=1, bands=["RED", "NIR_NARROW"])
+    archive.write_archive(wanted, sys.argv[2], shard=4, workers=2)
 """
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("SIGINT", "2"), ("SIGKILL", "1")])
-def test_a_call_that_is_killed_is_resumed(tmp_path: Path, kind: str, workers: str) -> None:
+def test_a_call_that_is_killed_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "make.py").write_text(PROGRAM, encoding="utf-8")
-    path = tmp_path / "a.zarr"
-    command = [sys.executable, tmp_path / "make.py", catalog(tmp_path), path, workers]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    path, catalog = tmp_path / "a.zarr", rasters(tmp_path)
     marks = path / ".geowb" / "shards"
-    for _ in range(1200):
-        if len(list(marks.glob("*.json"))) >= 3 or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, getattr(signal, kind))
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    archive = ChipArchive(path, partial=True)
-    todo = archive.broken()
-    assert 0 < len(todo) < archive.shards
-    assert not xr.open_zarr(path).attrs["complete"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
-    assert f"{len(todo)} of {archive.shards} shards are to be written" in done.stderr
-    assert f"{len(todo)} of {len(todo)}\n" in done.stderr
+    command = [sys.executable, tmp_path / "make.py", catalog, path]
+    for kill, kind in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)):
+        enough = len(list(marks.glob("*.json"))) + 3
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+        wait_until(lambda n=enough, p=process: len(list(marks.glob("*.json"))) >= n or p.poll())
+        kill(process.pid, kind)
+        process.communicate(timeout=60)
+        assert process.returncode not in (0, None)
+        wait_until(lambda p=process: not group_lives(p.pid))  # no process goes on without it
+        archive = ChipArchive(path, partial=True)
+        todo = archive.broken()
+        assert enough <= archive.shards - len(todo) < archive.shards
+        assert not xr.open_zarr(path).attrs["complete"]
+    write_archive(archive.sampling, path, shard=4, workers=1)
+    told = capsys.readouterr().err
+    assert f"{len(todo)} of {archive.shards} shards are to be written" in told
+    assert f"{len(todo)} of {len(todo)}\n" in told
     assert ChipArchive(path).broken() == []
     assert not [file for file in tmp_path.iterdir() if "partial" in file.name]
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    for _ in range(2400):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("two minutes have passed")
+
+
+def group_lives(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # --- streams ------------------------------------------------------------------------------------

@@ -16,7 +16,10 @@ __all__ = ["pretrain", "probe", "publish"]
 
 def pretrain(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="prithvi_demo, swin_demo, or another Prithvi or Swin model.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="prithvi_demo, swin_demo, or another Prithvi or Swin model."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -37,6 +40,12 @@ def pretrain(
     ] = None,
     jitter: Annotated[
         float | None, typer.Option(metavar="SPREAD", help="Spread of random gains of the bands.")
+    ] = None,
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="By the published statistics, or by those of the archive."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of weights, order and masks.")] = (
         None
@@ -86,7 +95,7 @@ def pretrain(
     devices: Annotated[int, typer.Option(metavar="N", help="Devices of a node.")] = 1,
     nodes: Annotated[int, typer.Option(metavar="N", help="Nodes.")] = 1,
     strategy: Annotated[
-        str, typer.Option(metavar="NAME", help="Lightning's: auto, ddp, fsdp ...")
+        str, typer.Option(metavar="NAME", help="Lightning's: auto, ddp and its kin.")
     ] = "auto",
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="auto, 32-true or bf16-mixed.")
@@ -107,6 +116,7 @@ def pretrain(
     """
     from geowb.pretrain import pretrain as work
     from geowb.pretrain import recipe
+    from geowb.pretrain.folder import is_first
 
     chosen = recipe(model).changed(
         steps=steps,
@@ -126,6 +136,7 @@ def pretrain(
         learning_rate=learning_rate,
         mask_ratio=mask_ratio,
         jitter=jitter,
+        normalise=normalise,
         seed=seed,
     )
     folder = out if out is not None else Path("pretraining") / model
@@ -149,7 +160,8 @@ def pretrain(
     if not result.done:
         step = int(result.history["step"].max()) if len(result.history) else 0
         typer.echo(f"Stopped at step {step} of {chosen.steps}; the same command goes on.", err=True)
-    typer.echo(result.model_file if result.done else result.folder)
+    if is_first():
+        typer.echo(result.model_file if result.done else result.folder)
 
 
 def probe(
@@ -174,8 +186,8 @@ def probe(
 
     On worlds that no pretraining sees, and on real chips where they are on this machine. Beside
     each figure stands what costs nothing: the same encoder with random weights, the mean of what
-    is shown, the nearest unit that is shown. "clear" means better with each of three seeds and a
-    95 % interval that leaves out zero.
+    is shown, the nearest unit that is shown. "clear" means that the 95 % interval of
+    the difference leaves out zero, for a probe with each of three seeds.
 
     Example: geowb probe pretraining/swin_demo --data world
     """

@@ -83,6 +83,7 @@ def save(
     partial, partial_card = file.with_name(".model.partial"), file.with_name(".card.partial")
     save_file(state, partial)
     partial_card.write_text(text, "utf-8")
+    partial.chmod(partial_card.stat().st_mode)  # safetensors writes for its owner alone
     partial_card.replace(file.with_name("model.json"))
     return partial.replace(file)
 

@@ -110,6 +110,7 @@ class MaskedModel(nn.Module):
         hidden = torch.ones(len(x), units, dtype=torch.bool, device=x.device)
         hidden = hidden.scatter(1, order[:, :kept], False).reshape(len(x), 1, *grid)
         hidden = hidden.repeat_interleave(self.unit, 3).repeat_interleave(self.unit, 4)
+        hidden = hidden.expand(-1, -1, x.shape[2], -1, -1)
         wanted = (hidden & valid).to(prediction.dtype)
         error = self._error(prediction, normal) * wanted
         loss = error.sum() / wanted.sum().clamp_min(1.0)
@@ -169,6 +170,9 @@ class MaskedPrithvi(MaskedModel):
         # Held apart so that the names in a file are those of Prithvi's checkpoints.
         self.encoder, self.decoder = mae.encoder, mae.decoder
         self._image = mae.unpatchify
+        for name, parameter in self.named_parameters():
+            if "temporal_embed" in name or "location_embed" in name:
+                parameter.requires_grad_(False)  # pretrained without coordinates
 
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, grid: tuple[int, int, int]
@@ -208,6 +212,8 @@ class MaskedSwin(MaskedModel):
         width = self.encoder.stages_3.norm.normalized_shape[0]
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.encoder.patch_embed.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for stage in ("stages_0", "stages_1", "stages_2"):  # SimMIM decodes the last stage alone
+            getattr(self.encoder, stage).norm.requires_grad_(False)
         self.decoder = nn.Sequential(
             nn.Conv2d(width, self._step**2 * channels, kernel_size=1), nn.PixelShuffle(self._step)
         )
@@ -215,6 +221,15 @@ class MaskedSwin(MaskedModel):
     @property
     def _step(self) -> int:
         return 32  # of the last stage: patches of 4, merged three times
+
+    def grid(self, x: torch.Tensor) -> tuple[int, int, int]:
+        """Count units along y and x; the dates are channels here, hidden together."""
+        dates, rows, columns = super().grid(x)
+        if dates != self.card["frames"]:
+            raise ModelError(
+                f"'{self.card['name']}' takes {self.card['frames']} dates, not {dates}."
+            )
+        return 1, rows, columns
 
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, grid: tuple[int, int, int]

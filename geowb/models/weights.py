@@ -64,7 +64,7 @@ def load_weights(
     _take_statistics(model, card, free)
     before = card.get("weights", "unknown")
     trained = bool(card.get("trained_on") or card.get("pretrained"))
-    return f"encoder from the masked model {origin}, which started from: {before}", trained
+    return f"encoder from the masked model {origin} ({before})", trained
 
 
 def _take_statistics(model: PixelModel, card: Mapping[str, Any], free: Collection[str]) -> None:

@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from geowb.bands import BandStatistics
 from geowb.errors import DataError, RequestError
 from geowb.locks import held
-from geowb.pretrain.sampling import _UNCLEAR, Sampling, draw, each, open_scene, survey
+from geowb.pretrain.reader import NO_DATA, ChipArchive, fingerprint
+from geowb.pretrain.sampling import Sampling, draw, survey
+from geowb.pretrain.scenes import UNCLEAR, open_scene, times_of
+from geowb.pretrain.tasks import each
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
-    import zarr
 
 __all__ = ["NO_DATA", "ChipArchive", "write_archive"]
 
-#: Stands in `reflectance` where there is no data.
-NO_DATA = -9999
 _CHUNK_BYTES = 3 * 2**19  # of an inner chunk of reflectance, at most
 _BYTES_AT_ONCE = 2**28  # of windows that are read together
 _FILLS = {"reflectance": NO_DATA, "fmask": 255, "landcover": -1}
@@ -92,17 +91,17 @@ def write_archive(
     DataError
         If there is no candidate, or a scene lacks a band.
     """
-    path = Path(path).expanduser().resolve()
+    if not hasattr(shard, "__index__") or shard < 1:
+        raise RequestError(f"shard: {shard!r} is not a whole number of at least 1.")
+    path, shard = Path(path).expanduser().resolve(), int(shard)
     how = {"scheduler": scheduler, "workers": workers, "progress": progress}
     with held(path.with_name(f".{path.name}.lock")) as mine:
         if not mine:
             raise RequestError(f"Another process is writing to '{path}'. Wait until it has ended.")
-        found = path.exists()
-        if found:
-            _compare(path, sampling, shard)
-        else:
+        if not (found := path.exists()):
             _begin(path, sampling, shard, how)
         archive = ChipArchive(path, partial=True)
+        _compare(archive, sampling, shard)
         if todo := archive.broken():
             if found:
                 _compare_source(archive)
@@ -123,14 +122,13 @@ def _say(progress: bool, *lines: str) -> None:
         Console(stderr=True, quiet=not progress).print(line, highlight=False, markup=False)
 
 
-def _compare(path: Path, sampling: Sampling, shard: int) -> None:
+def _compare(archive: ChipArchive, sampling: Sampling, shard: int) -> None:
     """Refuse to go on with what is not the wanted archive; name what differs."""
-    archive = ChipArchive(path, partial=True)
     old = archive.sampling.to_dict() | {"shard": archive.shard}
     new = sampling.to_dict() | {"shard": shard}
     if differs := [f"{k} is {old[k]!r}, not {new[k]!r}" for k in new if old[k] != new[k]]:
         raise RequestError(
-            f"'{path}' holds another archive: {'; '.join(differs)}. "
+            f"'{archive.path}' holds another archive: {'; '.join(differs)}. "
             "Give another path, or remove it."
         )
 
@@ -168,7 +166,10 @@ def _begin(path: Path, sampling: Sampling, shard: int, how: Mapping[str, Any]) -
     facts = chosen.attrs
     flags = facts["landcover"]
     if any(one != flags[0] for one in flags):
-        raise DataError(f"Scenes of '{sampling.data}' number their land cover classes differently.")
+        raise DataError(
+            f"Scenes of '{sampling.data}' number their land cover classes differently: "
+            "give selections that share them."
+        )
     _say(how["progress"], *facts["notes"])
     table = json.dumps(chosen.to_dict("list"))
     variables = ["reflectance"] + ["fmask"] * facts["fmask"] + ["landcover"] * bool(flags)
@@ -192,18 +193,6 @@ def _begin(path: Path, sampling: Sampling, shard: int, how: Mapping[str, Any]) -
     (partial / ".geowb" / "table.json").write_text(table, encoding="utf-8")
     (partial / ".geowb" / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
     partial.rename(path)
-
-
-def _read_table(path: Path, sha256: str) -> pd.DataFrame:
-    """Read the chosen chips."""
-    file = path / ".geowb" / "table.json"
-    text = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(text).hexdigest() != sha256:
-        raise DataError(f"'{file}' is missing or has changed: remove '{path}' and write it again.")
-    columns = json.loads(text)
-    for name in ("dates", "times"):
-        columns[name] = [tuple(values) for values in columns[name]]
-    return pd.DataFrame(columns)
 
 
 def _empty_group(path: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> None:
@@ -294,6 +283,7 @@ def _write_shard(path: Path, sampling: Sampling, number: int, rows: pd.DataFrame
     done, together = 0, max(1, _BYTES_AT_ONCE // (4 * arrays["reflectance"][0].size))
     for key, part in rows.groupby("scene", sort=False):
         scene = open_scene(sampling, key)
+        _compare_times(scene, part, path)
         for first in range(0, len(part), together):
             some = part.iloc[first : first + together]
             for name, values in _cut(scene, some, sampling.size, archive.variables):
@@ -302,9 +292,20 @@ def _write_shard(path: Path, sampling: Sampling, number: int, rows: pd.DataFrame
     start = number * archive.shard
     for name, values in arrays.items():
         group[name][start : start + len(rows)] = values
-    files = {name: _fingerprint(archive.file(name, number)) for name in arrays}
+    files = {name: fingerprint(archive.file(name, number)) for name in arrays}
     sums = _sums(arrays["reflectance"], arrays.get("fmask"))
     _put(archive.mark(number), {"plan": archive.hash, "files": files, "sums": sums})
+
+
+def _compare_times(scene: xr.Dataset, rows: pd.DataFrame, path: Path) -> None:
+    """Refuse a scene whose dates are not those of the survey, as of a search that finds more."""
+    there = dict(enumerate(times_of(scene).tolist()))
+    for key, dates, times in rows[["scene", "dates", "times"]].itertuples(index=False):
+        if (now := tuple(map(there.get, dates))) != times:
+            raise DataError(
+                f"The dates {dates} of the scene '{key}' were {times} when '{path}' was begun, "
+                f"and are {now}: the source has changed. Give another path, or remove the archive."
+            )
 
 
 def _cut(
@@ -328,221 +329,14 @@ def _cut(
         yield name, values
 
 
-def _fingerprint(file: Path) -> dict[str, Any] | None:
-    """Size and checksum; None for a file that is not there, as of a shard without any data."""
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
-
-
 def _sums(chips: np.ndarray, fmask: np.ndarray | None) -> dict[str, Any]:
     """Take number, sum and sum of squares of the clear pixels by band, exact."""
     clear = (chips != NO_DATA).all(1)
     if fmask is not None:
-        clear &= (fmask & _UNCLEAR) == 0
+        clear &= (fmask & UNCLEAR) == 0
     totals = [[], []]
     for band in range(chips.shape[1]):
         values = chips[:, band][clear].astype("int64")
         totals[0].append(int(values.sum()))
         totals[1].append(int((values * values).sum()))
     return {"count": int(clear.sum()), "sum": totals[0], "squares": totals[1]}
-
-
-# --- reading ------------------------------------------------------------------------------------
-
-
-class ChipArchive:
-    """An archive of chips that is whole.
-
-    >>> archive = ChipArchive("chips.zarr")  # doctest: +SKIP
-    >>> archive.read([0, 7])["image"].shape  # doctest: +SKIP
-    (2, 6, 3, 64, 64)
-
-    Attributes
-    ----------
-    path, sampling, bands, frames, size
-        Where it is, and what was sampled.
-    table : pandas.DataFrame
-        One row a chip: scene, sample, y, x, dates, times, clear, season, landcover, crs, east,
-        north, lon, lat, selection, stratum.
-    strata : pandas.DataFrame
-        What the draw had of each stratum: available, wanted, taken, short.
-    variables, shard, shards, provenance, notes
-        Arrays, samples a shard, number of shards, source, and what was said of the sampling.
-
-    Parameters
-    ----------
-    path
-        Folder that `write_archive` wrote.
-    partial
-        Open an archive that lacks shards, to look at it; without it that is a DataError.
-
-    Raises
-    ------
-    RequestError
-        If there is no such archive at `path`.
-    DataError
-        If shards are missing or cut off (told by their sizes; `broken` reads their bytes).
-    """
-
-    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
-        self.path = Path(path).expanduser().resolve()
-        file = self.path / ".geowb" / "plan.json"
-        if not file.is_file():
-            raise RequestError(f"'{path}' is no archive of chips: write_archive makes one.")
-        text = file.read_bytes()
-        plan = json.loads(text)
-        self.hash = hashlib.sha256(text).hexdigest()
-        self.sampling = Sampling(**plan["sampling"])
-        self.bands, self.frames = self.sampling.bands, self.sampling.frames
-        self.size: int = self.sampling.size
-        self.shard: int = plan["shard"]
-        self.variables: list[str] = plan["variables"]
-        self.provenance: dict[str, Any] = plan["provenance"]
-        self.notes: list[str] = plan["notes"]
-        self.strata = pd.DataFrame(plan["report"])
-        self.table = _read_table(self.path, plan["table_sha256"])
-        self.shards = -(-len(self.table) // self.shard)
-        if not partial and (broken := self.broken(checksums=False)):
-            raise DataError(
-                f"{len(broken)} of {self.shards} shards of '{self.path}' are missing or cut off, "
-                f"the first is {broken[0]}. Call write_archive with the same sampling again."
-            )
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __repr__(self) -> str:
-        shape = f"{len(self)} x {len(self.bands)} x {self.frames} x {self.size} x {self.size}"
-        return f"ChipArchive({str(self.path)!r}, {shape})"
-
-    def mark(self, number: int) -> Path:
-        """File that says that a shard is done."""
-        return self.path / ".geowb" / "shards" / f"{number:06d}.json"
-
-    def file(self, name: str, number: int) -> Path:
-        """File of one variable's shard."""
-        rest = {"reflectance": 4, "fmask": 3, "landcover": 2}[name]
-        return self.path.joinpath(name, "c", str(number), *["0"] * rest)
-
-    def rows(self, number: int) -> pd.DataFrame:
-        """Rows of `table` that a shard holds."""
-        return self.table.iloc[number * self.shard : (number + 1) * self.shard]
-
-    def broken(self, *, checksums: bool = True) -> list[int]:
-        """Shards that are missing, cut off or, by their checksums, changed."""
-        return [number for number in range(self.shards) if not self._whole(number, checksums)]
-
-    def _whole(self, number: int, checksums: bool) -> bool:
-        mark = self._marked(number)
-        if mark is None or mark["plan"] != self.hash:
-            return False
-        for name in self.variables:
-            file, told = self.file(name, number), mark["files"][name]
-            size = file.stat().st_size if file.is_file() else None
-            if size != (told and told["bytes"]):
-                return False
-            if checksums and _fingerprint(file) != told:
-                return False
-        return True
-
-    def _marked(self, number: int) -> dict[str, Any] | None:
-        try:
-            return json.loads(self.mark(number).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-
-    @property
-    def statistics(self) -> BandStatistics:
-        """Mean and standard deviation of each band over clear pixels, in counts."""
-        sums = [mark["sums"] for mark in map(self._marked, range(self.shards)) if mark]
-        count = sum(one["count"] for one in sums)
-        if count == 0:
-            raise DataError(f"'{self.path}' has no clear pixel to take statistics from.")
-        mean = [sum(values) / count for values in zip(*(s["sum"] for s in sums), strict=True)]
-        square = [sum(values) / count for values in zip(*(s["squares"] for s in sums), strict=True)]
-        std = [max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True)]
-        source = f"{count} clear pixels of {len(self)} chips of {self.sampling.data}"
-        return BandStatistics(tuple(mean), tuple(std), source)
-
-    def open(self) -> xr.Dataset:
-        """Open lazily with xarray: `reflectance` as float32 with NaN, coordinates by name."""
-        import xarray as xr
-
-        return xr.open_zarr(self.path, zarr_format=3)
-
-    def arrays(self) -> zarr.Group:
-        """Open as zarr: int16 counts with `NO_DATA`."""
-        import zarr
-
-        return zarr.open_group(str(self.path), mode="r")
-
-    def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """Read some chips, in the order of `indices`.
-
-        Returns
-        -------
-        dict
-            image (N, C, T, H, W) float32 counts, NaN for no data; `fmask` (N, T, H, W) uint8 and
-            `landcover` (N, H, W) int16 where the source has them.
-
-        Raises
-        ------
-        RequestError
-            For an index that the archive does not have.
-        DataError
-            If the bytes on disk are damaged.
-        """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise RequestError(
-                f"Indices go from 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}."
-            )
-        group = self.arrays()
-        found = {
-            name: np.empty((len(wanted), *group[name].shape[1:]), group[name].dtype)
-            for name in self.variables
-        }
-        for number in np.unique(wanted // self.shard).tolist():
-            self._check(number)
-            where = np.flatnonzero(wanted // self.shard == number)
-            first, last = wanted[where].min(), wanted[where].max()
-            for name, values in found.items():  # a run of chips is read faster than one by one
-                block = self._guarded(group[name], slice(first, last + 1))
-                values[where] = block[wanted[where] - first]
-        return {"image": as_floats(found.pop("reflectance")), **found}
-
-    def read_shard(self, number: int) -> np.ndarray:
-        """`reflectance` of a whole shard, (n, C, T, H, W) int16."""
-        self._check(number)
-        start = number * self.shard
-        stop = min(start + self.shard, len(self))
-        return self._guarded(self.arrays()["reflectance"], slice(start, stop))
-
-    def _check(self, number: int) -> None:
-        """Refuse a shard whose files are not those of its mark: zarr would fill in what lacks."""
-        if not self._whole(number, checksums=False):
-            raise DataError(
-                f"Shard {number} of '{self.path}' is missing or cut off. "
-                "Call write_archive with the same sampling again."
-            )
-
-    def _guarded(self, array: Any, where: Any) -> np.ndarray:
-        try:
-            return np.asarray(array[where])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"'{self.path}' has damaged bytes: {error}. "
-                "Call write_archive with the same sampling again."
-            ) from error
-
-
-def as_floats(counts: np.ndarray) -> np.ndarray:
-    """float32 with NaN, of int16 with `NO_DATA`."""
-    values = counts.astype(np.float32)
-    missing = counts == NO_DATA
-    if missing.any():
-        values[missing] = np.nan
-    return values

@@ -20,6 +20,7 @@ import torch
 
 from geowb.errors import DataError, RequestError
 from geowb.pretrain.recipes import Recipe
+from geowb.pretrain.recipes import recipe as standard
 
 if TYPE_CHECKING:
     from geowb.models.masked import MaskedModel
@@ -36,13 +37,19 @@ __all__ = [
 ]
 
 #: What a pretraining makes in its folder.
-_RECORD, _MADE = (
-    "pretraining.json",
-    (
-        *("pretraining.json", "chips.zarr", "held_out.zarr", "checkpoints", "reconstructions"),
-        *("loss.csv", "loss.png", "model.safetensors", "model.json"),
-    ),
+_RECORD = "pretraining.json"
+_MADE = (
+    *(_RECORD, "chips.zarr", "held_out.zarr", "checkpoints", "reconstructions", "loss.csv"),
+    *("loss.png", "model.safetensors", "model.json", ".ready"),
 )
+#: What a process that was killed may have left beside them.
+_LEFTOVERS = (".chips.zarr*", ".held_out.zarr*", ".*.partial")
+#: What the command line can change of a recipe and of its sampling, and what it calls it there.
+OPTIONS = ("steps", "batch_size", "learning_rate", "mask_ratio", "jitter", "normalise", "seed")
+SAMPLED = (
+    *("data", "catalog", "selections", "seeds", "count", "size", "frames", "bands", "min_clear"),
+)
+NAMES = {"count": "chips"}
 COLUMNS = ("step", "loss", "held_out", "learning_rate", "seconds")
 
 
@@ -93,8 +100,9 @@ def clear(folder: Path) -> None:
     """Remove what a pretraining made, and nothing else."""
     if not (folder / _RECORD).is_file():
         return
-    for name in reversed(_MADE):  # the record last: a removal that is cut off can be done again
-        path = folder / name
+    left = [path for pattern in _LEFTOVERS for path in folder.glob(pattern)]
+    # The record last: a removal that is cut off can be done again.
+    for path in (*left, *(folder / name for name in reversed(_MADE))):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -116,7 +124,7 @@ def taking_turns(folder: Path, first: bool) -> Iterator[None]:
 
     Lightning starts its processes after that; a cluster's launcher starts them all at once.
     """
-    ready = folder / "chips.zarr" / "ready"
+    ready = folder / ".ready"
     if first:
         ready.unlink(missing_ok=True)
         yield
@@ -137,7 +145,7 @@ def newest_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
     """
     for file in sorted(folder.glob("step-*.ckpt"), reverse=True):
         try:
-            held = torch.load(file, map_location="cpu", weights_only=False, mmap=True)["recipe"]
+            held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["recipe"]
         except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError, ValueError):
             continue  # cut off while it was written; the one before it is still there
         if held != recipe.as_dict():
@@ -183,7 +191,7 @@ def leave(
         "machine": _machine(model),
         **how,
         "curve": [
-            {k: round(v, 5) for k, v in row.items() if v == v}
+            {k: round(row[k], 5) for k in ("step", "loss", "held_out") if row[k] == row[k]}
             for i, row in enumerate(rows)
             if (i + 1) % every == 0 or i == len(rows) - 1
         ],
@@ -192,7 +200,7 @@ def leave(
     trained_on = {
         "entry": sampling.data,
         "selections": {k: list(v) for k, v in sampling.selections.items()},
-        "seeds": list(sampling.seeds),
+        "seeds": list(sampling.seeds) if "world_version" in archive.provenance else [],
         "chips": len(archive),
         "provenance": archive.provenance,
     }
@@ -208,25 +216,48 @@ def leave(
 
 
 def command(recipe: Recipe) -> str:
-    """Return the command line that makes what a recipe makes, as far as options say it."""
-    from geowb.pretrain.recipes import recipe as standard
+    """Return the command line that makes what a recipe makes; empty if options cannot say it.
 
-    words, usual = ["geowb", "pretrain", recipe.model], standard(recipe.model)
-    if recipe.steps != usual.steps:
-        words += ["--steps", str(recipe.steps)]
-        usual = usual.shortened(recipe.steps)
-    for name in ("batch_size", "learning_rate", "jitter", "seed"):
-        if getattr(recipe, name) != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", str(getattr(recipe, name))]
-    new, old = recipe.sampling, usual.sampling
-    for option, name in (("--data", "data"), ("--catalog", "catalog"), ("--chips", "count")):
-        if getattr(new, name) != getattr(old, name):
-            words += [option, str(getattr(new, name))]
-    for key, values in new.selections.items():
-        words += [word for value in values for word in ("-s", f"{key}={value}")]
-    if new.seeds != old.seeds:
-        words += ["--worlds", ",".join(map(str, new.seeds))]
-    return shlex.join(words)
+    >>> command(recipe("swin_demo").changed(steps=50, seed=2))
+    'geowb pretrain swin_demo --steps 50 --seed 2'
+    """
+    base, words = standard(recipe.model), ["geowb", "pretrain", recipe.model]
+    chips, usual = recipe.sampling, base.sampling
+    steps = None if recipe.steps == base.steps else recipe.steps
+    said = {name: getattr(recipe, name) for name in OPTIONS if name != "steps"}
+    said = {name: value for name, value in said.items() if value != getattr(base, name)}
+    sampled = {n: getattr(chips, n) for n in SAMPLED if getattr(chips, n) != getattr(usual, n)}
+    worlds = sampled.pop("seeds", None)
+    other = chips.data != usual.data
+    held = dict(recipe.held_out.selections) if recipe.held_out and other else None
+    if steps is not None:  # what a shorter training leaves out by itself
+        short = base.changed(sampling=sampled, worlds=worlds).shortened(steps).sampling
+        for name in ("count", "seeds"):
+            if getattr(short, name) == getattr(chips, name):
+                sampled.pop(name, None)
+                worlds = None if name == "seeds" else worlds
+    try:
+        again = base.changed(
+            steps=steps, worlds=worlds, held_out=held, sampling=dict(sampled), **said
+        )
+    except RequestError:
+        return ""
+    if again != recipe:
+        return ""
+    words += [] if steps is None else ["--steps", str(steps)]
+    for name, value in {**said, **sampled}.items():
+        if name == "selections":
+            words += _selected("-s", value)
+        else:
+            shown = ",".join(value) if name == "bands" else str(value)
+            words += [f"--{NAMES.get(name, name).replace('_', '-')}", shown]
+    words += [] if worlds is None else ["--worlds", ",".join(map(str, worlds))]
+    return shlex.join(words + _selected("--held-out", held or {}))
+
+
+def _selected(option: str, selections: Mapping[str, Sequence[str]]) -> list[str]:
+    pairs = [f"{key}={value}" for key, values in selections.items() for value in values]
+    return [word for pair in pairs for word in (option, pair)]
 
 
 def _machine(model: MaskedModel) -> str:
@@ -236,7 +267,7 @@ def _machine(model: MaskedModel) -> str:
     return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
 
 
-def rank() -> int:
-    """Rank of this process among those of one training, before Lightning knows it."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), 0)
+def is_first() -> bool:
+    """Whether this is the first process of a training, before Lightning knows it."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return not any(os.environ.get(name, "0") not in ("", "0") for name in names)

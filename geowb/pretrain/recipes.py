@@ -88,6 +88,8 @@ class Recipe:
             raise RequestError(f"stored is '{self.stored}': weights are float32 or float16.")
         if spec(self.model).family not in ("prithvi", "swin"):
             raise RequestError(f"'{self.model}' is not pretrained by masking: use {_maskable()}.")
+        if self.fewer_dates and spec(self.model).family == "swin":
+            raise RequestError("fewer_dates must be 0: for a Swin model the dates are channels.")
 
     def shortened(self, steps: int) -> Recipe:
         """Return the same for `steps` steps, with no more chips (and worlds) than they can see.
@@ -136,7 +138,7 @@ class Recipe:
         chips = replace(self.sampling, **wanted)
         kept = self.held_out
         if held_out:
-            kept = replace(chips, selections=held_out, count=64)
+            kept = replace(chips, selections=held_out, count=64, seeds=_HELD_OUT)
         elif chips.data != self.sampling.data or chips.catalog != self.sampling.catalog:
             kept = None
         elif kept is not None:

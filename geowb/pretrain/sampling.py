@@ -6,12 +6,9 @@ have no date in common. Of the candidates, each stratum (place, land cover, seas
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from geowb.bands import HLS6
-from geowb.errors import DataError, GeowbError, RequestError, did_you_mean
+from geowb.errors import DataError, RequestError, did_you_mean
+from geowb.pretrain.scenes import clear_shares, cover, open_scene, seasons, times_of, with_places
+from geowb.pretrain.tasks import each
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from geowb.catalog.source import Source
 
 __all__ = ["STRATA", "Sampling", "draw", "survey"]
@@ -31,10 +28,8 @@ __all__ = ["STRATA", "Sampling", "draw", "survey"]
 #: What candidates can be told apart by.
 STRATA = ("selection", "landcover", "season")
 
-_UNCLEAR = 0b0001_1110  # Fmask: cloud, next to it, its shadow, snow; 255 (no data) has them all
 _SAMPLES_A_TASK = 256
 _TILE = 1024  # pixels: what large rasters are read in
-_SEASONS = ("DJF", "MAM", "JJA", "SON")
 
 
 @dataclass(frozen=True)
@@ -108,10 +103,7 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them; ``Sampling(**values)`` makes it again."""
-        values = asdict(self) | {"selections": {k: list(v) for k, v in self.selections.items()}}
-        values |= {name: list(getattr(self, name)) for name in ("strata", "bands")}
-        values |= {name: int(values[name]) for name in ("size", "frames", "count", "seed")}
-        return values | {"seeds": [int(seed) for seed in self.seeds]}
+        return json.loads(json.dumps(asdict(self), default=lambda number: number.item()))
 
     def source(self) -> Source:
         """Look up the catalog entry, and check the selections against it."""
@@ -140,42 +132,6 @@ class Sampling:
                 key = ",".join(f"{k}={v}" for k, v in how.items()) or source.name
                 found[key] = how
         return found
-
-
-def open_scene(sampling: Sampling, key: str) -> xr.Dataset:
-    """Open a scene with the wanted bands; `reflectance` (time, band, y, x), after `sample` if any.
-
-    `fmask` (time, y, x) is uint8, 255 where there is no data.
-    """
-    scene = sampling.source().open(**sampling.scenes()[key])
-    if "reflectance" not in scene:
-        raise DataError(f"The scene '{key}' has no reflectance: {', '.join(map(str, scene))}.")
-    has = [str(band) for band in scene["band"].values]
-    if missing := [band for band in sampling.bands if band not in has]:
-        raise DataError(
-            f"The scene '{key}' of '{sampling.data}' has no band {', '.join(missing)}. Wanted: "
-            f"{', '.join(sampling.bands)}. It has: {', '.join(has)}. Give bands that it has."
-        )
-    scene = scene.sel(band=list(sampling.bands))
-    if "time" not in scene.dims:
-        scene["reflectance"] = scene["reflectance"].expand_dims("time")
-    if "fmask" in scene:
-        mask = scene["fmask"]
-        if mask.dtype.kind == "f":
-            mask = mask.fillna(255)
-        if "time" not in mask.dims:
-            mask = mask.expand_dims(time=scene.sizes["time"])
-        scene["fmask"] = mask.astype("uint8").transpose(..., "time", "y", "x")
-    if "landcover" in scene and scene["landcover"].dtype.kind == "f":
-        scene["landcover"] = scene["landcover"].fillna(-1).astype("int16", keep_attrs=True)
-    scene["reflectance"] = scene["reflectance"].transpose(..., "time", "band", "y", "x")
-    height, width = scene.sizes["y"], scene.sizes["x"]
-    if sampling.size > min(height, width):
-        raise DataError(
-            f"Chips of {sampling.size} pixels do not fit into the scene '{key}' of "
-            f"'{sampling.data}', which has {height} x {width}. Give a smaller size."
-        )
-    return scene
 
 
 # --- candidates ---------------------------------------------------------------------------------
@@ -230,8 +186,9 @@ def survey(
         _survey_scene, tasks, title=f"Survey of {sampling.data}",
         scheduler=scheduler, workers=workers, progress=progress,
     )  # fmt: skip
-    table = pd.concat([rows for rows, _ in found], ignore_index=True)
-    told = [facts for _, facts in found]
+    tables, told = zip(*found, strict=True)
+    some = [table for table in tables if len(table)]  # one without a row has no types either
+    table = pd.concat(some or tables, ignore_index=True)
     table.attrs = {
         "windows": sum(one["windows"] for one in told),
         "best_clear": max(one["best"] for one in told),
@@ -275,32 +232,27 @@ def _survey_scene(
     samples = [-1]
     if start is not None:
         samples = list(range(start, min(start + _SAMPLES_A_TASK, scene.sizes["sample"])))
-    times = scene["time"].values if "time" in scene.coords else []
-    if not np.issubdtype(np.asarray(times).dtype, np.datetime64):
-        times = np.full(scene.sizes["time"], "NaT", "datetime64[ns]")
+    shown, season = times_of(scene), seasons(scene["time"].values)
     rows, best, most, windows = [], 0.0, 0, 0
     for sample in samples:
         one = scene if sample < 0 else scene.isel(sample=sample)
-        clear, cover = _clear_shares(one, size), _cover(one, size)
+        clear, classes = clear_shares(one, size), cover(one, size)
         good = clear >= sampling.min_clear - 1e-9
         best, most = max(best, clear.max()), max(most, good.sum(0).max())
         windows += clear[0].size
         for row, column in np.ndindex(clear.shape[1:]):
             at = (key, sample, row * size, column * size)
             for dates in _groups(at, good[:, row, column], sampling.frames):
-                middle = times[dates[len(dates) // 2]]
-                shown = tuple(np.datetime_as_string(times[list(dates)], unit="s").tolist())
+                times, middle = tuple(shown[list(dates)].tolist()), dates[len(dates) // 2]
                 share = round(float(clear[list(dates), row, column].mean()), 6)
-                rows.append((*at, dates, shown, share, _season(middle), cover[row][column]))
+                rows.append((*at, dates, times, share, season[middle], classes[row][column]))
     names = ["scene", "sample", "y", "x", "dates", "times", "clear", "season", "landcover"]
-    table = pd.DataFrame(rows, columns=names)
+    table = with_places(pd.DataFrame(rows, columns=names), scene, size)
     facts = {"windows": windows, "best": float(best), "most": int(most), "fmask": "fmask" in scene}
     attrs = scene["landcover"].attrs if "landcover" in scene else None
     flags = ("flag_values", "flag_meanings")
-    facts["landcover"] = None
-    if attrs is not None:
-        facts["landcover"] = {k: np.asarray(attrs[k]).tolist() for k in flags if k in attrs}
-    return _with_places(table, scene, size), facts
+    told = attrs and {k: np.asarray(attrs[k]).tolist() for k in flags if k in attrs}
+    return table, facts | {"landcover": told}
 
 
 def _groups(at: tuple, good: np.ndarray, frames: int) -> list[tuple[int, ...]]:
@@ -309,75 +261,6 @@ def _groups(at: tuple, good: np.ndarray, frames: int) -> list[tuple[int, ...]]:
     order = np.random.default_rng(list(digest)).permutation(np.flatnonzero(good))
     cut = [order[i : i + frames] for i in range(0, len(order) - frames + 1, frames)]
     return sorted(tuple(sorted(int(date) for date in group)) for group in cut)
-
-
-def _clear_shares(scene: xr.Dataset, size: int) -> np.ndarray:
-    """Share of clear pixels, (time, rows, columns) of windows; one date is read at a time."""
-    shares = []
-    for date in range(scene.sizes["time"]):
-        if "fmask" in scene:
-            mask = scene["fmask"].isel(time=date).data
-            clear = (_read(mask) & _UNCLEAR) == 0
-        else:
-            clear = np.isfinite(_read(scene["reflectance"].isel(time=date).data)).all(0)
-        shares.append(_windows(clear, size).mean(-1))
-    return np.stack(shares)
-
-
-def _cover(scene: xr.Dataset, size: int) -> list[list[str]]:
-    """Name of the most frequent class of each window; of several the first."""
-    rows, columns = scene.sizes["y"] // size, scene.sizes["x"] // size
-    if "landcover" not in scene:
-        return [["unknown"] * columns] * rows
-    attrs = scene["landcover"].attrs
-    values = np.asarray(attrs.get("flag_values", ())).tolist()
-    names = dict(zip(values, str(attrs.get("flag_meanings", "")).split(), strict=False))
-    found = _windows(_read(scene["landcover"].data), size)
-    cover = [["unlabelled"] * columns for _ in range(rows)]
-    for row, column in np.ndindex(rows, columns):
-        labelled = found[row, column][found[row, column] >= 0]
-        if labelled.size:
-            classes, counts = np.unique(labelled, return_counts=True)
-            number = int(classes[counts.argmax()])
-            cover[row][column] = names.get(number, f"class_{number}")
-    return cover
-
-
-def _windows(array: np.ndarray, size: int) -> np.ndarray:
-    """(y, x) as (rows, columns, size * size); what does not fill a window is left out."""
-    rows, columns = array.shape[0] // size, array.shape[1] // size
-    whole = array[: rows * size, : columns * size].reshape(rows, size, columns, size)
-    return whole.swapaxes(1, 2).reshape(rows, columns, size * size)
-
-
-def _season(moment: np.datetime64) -> str:
-    if np.isnat(moment):
-        return "undated"
-    return _SEASONS[int(moment.astype("datetime64[M]").astype(int) + 1) % 12 // 3]
-
-
-def _with_places(table: pd.DataFrame, scene: xr.Dataset, size: int) -> pd.DataFrame:
-    """Add CRS, coordinates of the centre and, where they are known, longitude and latitude."""
-    import rioxarray  # noqa: F401 - gives .rio
-    from pyproj import Transformer
-
-    table = table.assign(crs="", east=np.nan, north=np.nan, lon=np.nan, lat=np.nan)
-    crs = scene.rio.crs
-    if crs is None or "x" not in scene.coords or table.empty:
-        return table
-    for name, axis in (("east", "x"), ("north", "y")):
-        values, first = scene[axis].values.astype(float), table[axis].to_numpy()
-        table[name] = (values[first] + values[first + size - 1]) / 2
-    turn = Transformer.from_crs(crs, 4326, always_xy=True)
-    lon, lat = turn.transform(table["east"].to_numpy(), table["north"].to_numpy())
-    epsg = crs.to_epsg()
-    name = f"EPSG:{epsg}" if epsg else crs.to_wkt()
-    return table.assign(crs=name, lon=np.round(lon, 6), lat=np.round(lat, 6))
-
-
-def _read(data: Any) -> np.ndarray:
-    """Values of an array that may be lazy, read in this thread."""
-    return np.asarray(data.compute(scheduler="sync") if hasattr(data, "compute") else data)
 
 
 # --- the draw -----------------------------------------------------------------------------------
@@ -446,104 +329,10 @@ def _nothing(facts: Mapping[str, Any]) -> str:
     if facts["most_dates"] == 0:
         return text + (
             f"the clearest has {facts['best_clear']:.1%} of clear pixels on a date, wanted are "
-            f"{facts['min_clear']:.0%}. Lower min_clear, make chips smaller, or take other dates."
+            f"{100 * facts['min_clear']:g}%. Lower min_clear, make chips smaller, or take other "
+            "dates."
         )
     return text + (
         f"at most {facts['most_dates']} of their dates are clear, wanted are "
         f"{facts['frames']}. Lower min_clear or frames, or take a source with more dates."
     )
-
-
-# --- many tasks ---------------------------------------------------------------------------------
-
-
-def each(
-    function: Callable[..., Any],
-    arguments: Sequence[tuple],
-    *,
-    title: str,
-    scheduler: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> list[Any]:
-    """Call `function` with each of `arguments` on dask; results come in their order."""
-    from geowb.batch.machine import cores
-
-    workers = min(workers or cores(), max(1, len(arguments)))
-    with _ticker(title, len(arguments), progress) as tick:
-        try:
-            if scheduler:
-                return _on_cluster(function, arguments, scheduler, tick)
-            return _here(function, arguments, workers, tick)
-        except GeowbError as error:  # dask adds the traceback of its process to the text
-            raise getattr(error, "exception", error) from None
-        except BrokenProcessPool as error:
-            raise DataError(
-                f"{title}: a process ended by itself. If memory ran out, use fewer workers. A "
-                'script that starts processes needs the line: if __name__ == "__main__":'
-            ) from error
-
-
-def _here(function: Callable, arguments: Sequence[tuple], workers: int, tick: Callable) -> list:
-    import dask
-    from dask.callbacks import Callback
-
-    tasks = [dask.delayed(functools.partial(function, *one), pure=False)() for one in arguments]
-    keys = {task.key for task in tasks}
-
-    def ended(key: Any, *_: Any) -> None:
-        if key in keys:
-            tick()
-
-    with Callback(posttask=ended):
-        how = {"scheduler": "sync"}
-        if workers > 1:
-            how = {"scheduler": "processes", "num_workers": workers, "chunksize": 1}
-        return list(dask.compute(*tasks, **how))
-
-
-def _on_cluster(
-    function: Callable, arguments: Sequence[tuple], address: str, tick: Callable
-) -> list:
-    import distributed
-
-    try:
-        client = distributed.Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise RequestError(
-            f"No dask scheduler answers at '{address}' ({type(error).__name__}). It looks like "
-            "tcp://HOST:8786 and is printed by 'dask scheduler' when it starts."
-        ) from error
-    with client:
-        tasks = [client.submit(function, *one, pure=False) for one in arguments]
-        try:
-            for task in distributed.as_completed(tasks, loop=client.loop):
-                task.result()
-                tick()
-            return client.gather(tasks)
-        finally:
-            client.cancel(tasks, force=True)
-
-
-@contextlib.contextmanager
-def _ticker(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """Show on standard error how many tasks have ended: a bar, or a line now and then."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    console, done, told = Console(stderr=True, quiet=not shown), 0, time.monotonic()
-    if console.is_terminal and shown:
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda: bar.advance(task)
-        return
-
-    def tick() -> None:
-        nonlocal done, told
-        done += 1
-        if done == total or time.monotonic() - told > 20:
-            told = time.monotonic()
-            console.print(f"{title}: {done} of {total}", highlight=False, soft_wrap=True)
-
-    yield tick

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.errors import RequestError
-from geowb.pretrain.archive import ChipArchive, as_floats
+from geowb.pretrain.reader import ChipArchive, as_floats
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +130,8 @@ class _Maker:
         size, of = self.stream.batch_size, self.stream.world_size
         wanted = np.arange(step * size + self.stream.rank, (step + 1) * size, of)
         keys = np.empty(len(wanted), np.int64)
-        chips = np.empty((len(wanted), *self._shape()), np.int16)
-        done = 0
+        a, done = self.archive, 0
+        chips = np.empty((len(wanted), len(a.bands), a.frames, a.size, a.size), np.int16)
         while done < len(wanted):
             number, first = self.order.pool_at(int(wanted[done]))
             samples = self.order.chips_of(number)
@@ -145,10 +145,6 @@ class _Maker:
         if self.stream.augment:
             chips = _turned(chips, _mixed(self.stream.seed, keys))
         return {"image": as_floats(chips), "key": keys}
-
-    def _shape(self) -> tuple[int, ...]:
-        archive = self.archive
-        return len(archive.bands), archive.frames, archive.size, archive.size
 
     def _enter(self, number: int) -> None:
         """Let go of earlier pools, and have this one and the next read."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from geowb.errors import RequestError
+from geowb.errors import ModelError, RequestError
 from geowb.lines import Line, duration
 from geowb.models.masked import MaskedModel, Reconstruction, build_masked
 from geowb.models.registry import check_accelerator
@@ -29,13 +30,14 @@ from geowb.pretrain.folder import (
     claim,
     clear,
     finished,
+    is_first,
     leave,
     newest_checkpoint,
-    rank,
     taking_turns,
     write_history,
 )
 from geowb.pretrain.recipes import Recipe
+from geowb.pretrain.sampling import Sampling
 from geowb.pretrain.stream import ChipStream
 from geowb.train import quiet, seed_everything
 
@@ -82,7 +84,7 @@ def training_step(
 def optimizer_of(
     model: MaskedModel, recipe: Recipe
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW without decay of biases and norms, and its rate: a linear rise, then a cosine."""
+    """AdamW without decay of biases and norms; its rate rises and falls as a cosine."""
     from timm.optim import param_groups_weight_decay
 
     on_cpu = model.mean.device.type == "cpu"  # on a GPU, fused rules out clipping in bf16
@@ -174,6 +176,9 @@ class _Log(Callback):
     def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         self._began, self._first = time.perf_counter(), trainer.global_step
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
@@ -187,8 +192,7 @@ class _Log(Callback):
         held_out = float("nan")
         if rare and self._held_out is not None and trainer.is_global_zero:
             held_out = _held_out_loss(task.model, self._held_out, self._recipe)
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        values = (step, float(loss), held_out, rate, round(self.seconds, 2))
+        values = (step, float(loss), held_out, self._rate, round(self.seconds, 2))
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         if trainer.is_global_zero and self._line is not None:
             self._line.show(self._text(step), lasting=rare)
@@ -241,7 +245,7 @@ class _Keep(Callback):
 
     @torch.no_grad()
     def _picture(self, model: MaskedModel, step: int) -> None:
-        if self._held_out is None:
+        if self._held_out is None or not _can_draw():
             return
         from geowb import plots
 
@@ -307,8 +311,9 @@ def pretrain(
     DataError
         If the sampling finds nothing, or an archive is damaged.
     """
-    precision = _check_options(recipe, accelerator, devices * nodes, precision)
-    folder, first = Path(folder).expanduser().absolute(), rank() == 0
+    precision = _check_options(recipe, accelerator, strategy, devices * nodes, precision)
+    _check_recipe(recipe)
+    folder, first = Path(folder).expanduser().absolute(), is_first()
     if first:
         if force:
             clear(folder)
@@ -317,8 +322,14 @@ def pretrain(
         return Pretraining(folder, history, done=True)
     how = {"scheduler": scheduler, "workers": workers, "progress": progress}
     with taking_turns(folder, first):
-        archive = write_archive(recipe.sampling, folder / "chips.zarr", **how)
-        held_out = _held_out(recipe, folder / "held_out.zarr", how)
+        archive = _chips(recipe.sampling, folder / "chips.zarr", first, how)
+        held_out = None
+        if recipe.held_out is not None:
+            kept = _chips(recipe.held_out, folder / "held_out.zarr", first, how)
+            stream = ChipStream(kept, batch_size=len(kept), steps=1, augment=False)
+            held_out = next(iter(stream))["image"]
+    if first and progress:
+        _tell_strata(archive)
     log, checkpoints = _Log(recipe, held_out, progress), folder / "checkpoints"
     resume = newest_checkpoint(checkpoints, recipe)
     reached = 0 if resume is None else int(resume.stem.removeprefix("step-"))
@@ -345,7 +356,7 @@ def pretrain(
         )
         task = _Masked(model_for(recipe, archive), recipe, archive)
         try:
-            trainer.fit(task, ckpt_path=resume, weights_only=False if resume else None)
+            trainer.fit(task, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit:
             if trainer.interrupted:  # Lightning ends the process; the caller is to be told
                 raise KeyboardInterrupt from None
@@ -379,12 +390,21 @@ def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
     )
 
 
-def _held_out(recipe: Recipe, path: Path, how: dict[str, Any]) -> torch.Tensor | None:
-    if recipe.held_out is None:
-        return None
-    archive = write_archive(recipe.held_out, path, **how)
-    stream = ChipStream(archive, batch_size=len(archive), steps=1, augment=False)
-    return next(iter(stream))["image"]
+def _chips(sampling: Sampling, path: Path, first: bool, how: dict[str, Any]) -> ChipArchive:
+    """Write or open an archive; only the first process of a training writes."""
+    return write_archive(sampling, path, **how) if first else ChipArchive(path)
+
+
+def _tell_strata(archive: ChipArchive) -> None:
+    """Say which strata have fewer chips than their share."""
+    short = archive.strata[archive.strata["short"] > 0].sort_values("taken")
+    if len(short):
+        rows = [f"{r.stratum} {r.taken} of {r.wanted}" for r in short.head(3).itertuples()]
+        more = " ..." if len(short) > 3 else ""
+        Line().show(
+            f"{len(short)} of {len(archive.strata)} strata have fewer chips than an equal share: "
+            f"{', '.join(rows)}{more} (all in ChipArchive({str(archive.path)!r}).strata)."
+        )
 
 
 def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
@@ -399,13 +419,46 @@ def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
     )
 
 
-def _check_options(recipe: Recipe, accelerator: str, devices: int, precision: str) -> str:
+def _check_recipe(recipe: Recipe) -> None:
+    """Find out before anything is sampled whether the model can be built, and on which places."""
+    chips, kept = recipe.sampling, recipe.held_out
+    count = len(chips.bands)
+    unknown = recipe.normalise == "archive"
+    try:
+        build_masked(
+            recipe.model,
+            bands=chips.bands,
+            frames=chips.frames,
+            size=chips.size,
+            unit=recipe.unit,
+            mean=[0.0] * count if unknown else None,
+            std=[1.0] * count if unknown else None,
+        )
+    except ModelError as error:
+        raise RequestError(str(error)) from error
+    if kept is not None and (kept.data, kept.catalog) == (chips.data, chips.catalog):
+        both = sorted(chips.scenes().keys() & kept.scenes().keys())
+        if both:
+            raise RequestError(
+                f"The scene '{both[0]}' is to be trained on and held out: give other values for "
+                "the held-out chips (--held-out) or for the training (-s, --worlds)."
+            )
+
+
+def _check_options(
+    recipe: Recipe, accelerator: str, strategy: str, devices: int, precision: str
+) -> str:
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
     if devices < 1 or recipe.batch_size % devices:
         raise RequestError(
             f"The batch of {recipe.batch_size} chips cannot be shared out among {devices} devices: "
             "give a multiple (--batch-size)."
+        )
+    if not strategy.startswith(("auto", "ddp")):
+        raise RequestError(
+            f"strategy is '{strategy}': the held-out chips are looked at by the first device, "
+            "which needs the whole model. Use auto or ddp."
         )
     if precision not in _PRECISIONS:
         raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
@@ -415,7 +468,14 @@ def _check_options(recipe: Recipe, accelerator: str, devices: int, precision: st
     return precision
 
 
+def _can_draw() -> bool:
+    """Whether the extra `widgets` is installed; training does without pictures."""
+    return find_spec("holoviews") is not None
+
+
 def _draw_curve(folder: Path, recipe: Recipe, rows: list[dict[str, float]]) -> None:
+    if not _can_draw():
+        return
     from geowb import plots
 
     plots.show(plots.loss_curve(pd.DataFrame(rows), title=recipe.model), folder / "loss.png")
