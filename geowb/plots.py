@@ -246,7 +246,8 @@ def loss_curve(history: pd.DataFrame, *, title: str = "") -> hv.Overlay:
     if len(held):
         lines.append(hv.Curve((held["step"], held["held_out"]), "step", ylabel, label="held out"))
     lines = [line.opts(color=COLOURS[i], linewidth=2) for i, line in enumerate(lines)]
-    return hv.Overlay(lines).opts(title=title, aspect=2, show_grid=True, legend_position="right")
+    axes = {"aspect": 1.5, "show_grid": True, "logy": True}
+    return hv.Overlay(lines).opts(title=title, legend_position="top_right", **axes)
 
 
 def reconstructions(

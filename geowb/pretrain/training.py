@@ -478,4 +478,5 @@ def _draw_curve(folder: Path, recipe: Recipe, rows: list[dict[str, float]]) -> N
         return
     from geowb import plots
 
-    plots.show(plots.loss_curve(pd.DataFrame(rows), title=recipe.model), folder / "loss.png")
+    curve = plots.loss_curve(pd.DataFrame(rows), title=recipe.model)
+    plots.show(curve, folder / "loss.png", inches=5)
