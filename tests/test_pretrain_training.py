@@ -230,6 +230,69 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Recipe, tmp_path: Pa
         newest_checkpoint(folder, replace(tiny, seed=9))
 
 
+def test_other_values_are_another_pretraining(tiny: Recipe, tmp_path: Path) -> None:
+    from geowb.pretrain.folder import claim
+
+    some = tiny.changed(sampling={"selections": {"region": ["cerrado"]}})
+    claim(tmp_path / "one", some)
+    with pytest.raises(RequestError, match=r"selections\.region"):
+        claim(tmp_path / "one", tiny)
+    (tmp_path / "one" / "pretraining.json").write_text("[")
+    with pytest.raises(RequestError, match="damaged"):
+        claim(tmp_path / "one", tiny)
+
+
+def test_force_starts_anew_whatever_a_kill_left(tiny: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pretrain(tiny, folder, workers=1, progress=False, stop_after=1)
+    (folder / ".chips.zarr.lock").touch()
+    other = replace(tiny, steps=2, seed=5)
+    assert pretrain(other, folder, workers=1, progress=False, force=True).done
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_short_trainings_have_a_rate(steps: int, tiny: Recipe) -> None:
+    from geowb.pretrain.training import optimizer_of
+
+    model = build_masked("prithvi_demo", frames=2, size=32)
+    optimizer, schedule = optimizer_of(model, replace(tiny, steps=steps))
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+    assert 0 < schedule.get_last_lr()[0] <= tiny.learning_rate
+
+
+def test_swin_trains_on_several_dates_that_are_channels(tiny: Recipe, tmp_path: Path) -> None:
+    swin = replace(tiny, model="swin_demo", unit=8, fewer_dates=0.0, steps=2)
+    result = pretrain(swin, tmp_path / "swin", workers=1, progress=False)
+    model = load(result.folder)
+    x = torch.randn(1, 6, 2, 32, 32) * 300 + 1000
+    found = model(x)
+    assert found.hidden.shape == (1, 1, 2, 32, 32)
+    assert torch.equal(found.hidden[:, :, 0], found.hidden[:, :, 1])
+    with pytest.raises(RequestError, match="fewer_dates"):
+        replace(swin, fewer_dates=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampling": {"size": 36}}, "size 36"),
+        ({"sampling": {"data": "tinny"}}, "tinny"),
+        ({"sampling": {"selections": {"region": ["cerado"]}}}, "cerado"),
+        ({"sampling": {"bands": ["PINK"]}, "normalise": "published"}, "PINK"),
+        ({"worlds": [7]}, "to be trained on and held out"),
+        ({"mask_ratio": 0.95, "sampling": {"size": 16, "frames": 2}}, "--mask-ratio"),
+    ],
+)
+def test_wrong_requests_write_nothing(
+    change: dict, message: str, tiny: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        pretrain(tiny.changed(**change), tmp_path / "new" / "run", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_two_processes_see_what_one_does(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
     words = ["pretrain", "prithvi_demo", "--data", "tiny", "--catalog", tiny.sampling.catalog]
     words += ["--worlds", "0,1", "--size", "32", "--frames", "2", "--chips", "24"]
@@ -313,6 +376,8 @@ def test_recipes_refuse_what_is_out_of_range(change: dict, message: str, tiny: R
 
 
 def test_short_recipes_sample_less_and_other_data_hold_nothing_out(tiny: Recipe) -> None:
+    asked = recipe("swin_demo").changed(steps=50, worlds=[1, 2, 3])
+    assert asked.sampling.seeds == (1, 2, 3)
     short = recipe("swin_demo").changed(steps=50)
     assert short.sampling.count == 1600
     assert 0 < len(short.sampling.seeds) < len(recipe("swin_demo").sampling.seeds)
@@ -334,6 +399,32 @@ def test_the_command_of_a_card_makes_the_recipe_again() -> None:
     assert command(recipe("swin_demo").changed(steps=50, seed=2)) == (
         "geowb pretrain swin_demo --steps 50 --seed 2"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 10, "batch_size": 8, "worlds": [300, 301]},
+        {"mask_ratio": 0.5, "sampling": {"size": 128, "min_clear": 0.5, "count": 77}},
+        {"learning_rate": 2e-3, "jitter": 0.0, "normalise": "archive", "seed": 4},
+        {"sampling": {"selections": {"region": ["cerrado", "amazonia"]}}},
+    ],
+)
+def test_what_the_command_line_can_say_it_says(change: dict) -> None:
+    from typer.testing import CliRunner
+
+    import geowb.pretrain
+    from geowb.cli import app
+
+    chosen, seen = recipe("prithvi_demo").changed(**change), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geowb.pretrain, "pretrain", lambda made, *_, **__: seen.append(made))
+        CliRunner().invoke(app, command(chosen).split()[1:])
+    assert seen == [chosen]
+
+
+def test_what_it_cannot_say_it_leaves_to_the_recipe() -> None:
+    assert command(replace(recipe("prithvi_demo"), weight_decay=0.1)) == ""
 
 
 def test_a_step_uses_the_normalisation_of_the_archive(tiny: Recipe) -> None:

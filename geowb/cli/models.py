@@ -129,7 +129,7 @@ def pretrain(
             "count": chips,
             "size": size,
             "frames": frames,
-            "bands": bands.split(",") if bands else None,
+            "bands": [band.strip() for band in bands.split(",")] if bands else None,
             "min_clear": min_clear,
         },
         batch_size=batch_size,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from geowb.errors import DataError, RequestError
+from geowb.errors import RequestError
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
 
@@ -63,17 +63,29 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """
     record, wanted = folder / _RECORD, _plain(recipe)
     if record.is_file():
-        held = json.loads(record.read_text("utf-8"))
+        try:
+            held = dict(json.loads(record.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RequestError(
+                f"{record} is damaged ({error}): remove the folder, or give another (--out)."
+            ) from error
         if differs := _differences(held, wanted):
             raise RequestError(
                 f"{folder} holds another pretraining: {'; '.join(differs)}. Give another folder "
                 "(--out), or --force to throw that one away."
             )
         return
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file: give a folder (--out).")
     if folder.exists() and any(folder.iterdir()):
         raise RequestError(f"{folder} is not empty, and holds no pretraining: give another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise RequestError(
+            f"{folder} cannot be written ({error.strerror}): give another folder (--out)."
+        ) from error
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -82,8 +94,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> list[str]:
     found = []
-    for name in wanted:
-        a, b = held.get(name), wanted[name]
+    for name in sorted(held.keys() | wanted.keys()):
+        a, b = held.get(name), wanted.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             found += _differences(a, b, f"{where}{name}.")
         elif a != b:
@@ -175,12 +187,6 @@ def leave(
     """Write the model file of a pretraining that is done, with a card that says how it was made."""
     from geowb.models.files import save
 
-    losses = [row["loss"] for row in rows]
-    if not all(loss == loss for loss in losses[-1:]):
-        raise DataError(
-            f"The loss of '{recipe.model}' is not a number at step {rows[-1]['step']:.0f} "
-            f"(see {folder / 'loss.csv'}): use a lower learning rate. No model file was written."
-        )
     every = max(1, len(rows) // 100)
     model.card["pretrained"] = True
     model.card["weights"] = f"pretrained by masking, {recipe.steps} steps of {recipe.batch_size}"
@@ -188,7 +194,6 @@ def leave(
         "recipe": _plain(recipe),
         "command": command(recipe),
         "seconds": round(rows[-1]["seconds"], 1),
-        "machine": _machine(model),
         **how,
         "curve": [
             {k: round(row[k], 5) for k in ("step", "loss", "held_out") if row[k] == row[k]}
@@ -226,23 +231,23 @@ def command(recipe: Recipe) -> str:
     steps = None if recipe.steps == base.steps else recipe.steps
     said = {name: getattr(recipe, name) for name in OPTIONS if name != "steps"}
     said = {name: value for name, value in said.items() if value != getattr(base, name)}
-    sampled = {n: getattr(chips, n) for n in SAMPLED if getattr(chips, n) != getattr(usual, n)}
-    worlds = sampled.pop("seeds", None)
-    other = chips.data != usual.data
-    held = dict(recipe.held_out.selections) if recipe.held_out and other else None
-    if steps is not None:  # what a shorter training leaves out by itself
-        short = base.changed(sampling=sampled, worlds=worlds).shortened(steps).sampling
-        for name in ("count", "seeds"):
-            if getattr(short, name) == getattr(chips, name):
-                sampled.pop(name, None)
-                worlds = None if name == "seeds" else worlds
-    try:
-        again = base.changed(
-            steps=steps, worlds=worlds, held_out=held, sampling=dict(sampled), **said
-        )
-    except RequestError:
-        return ""
-    if again != recipe:
+    differing = {n: getattr(chips, n) for n in SAMPLED if getattr(chips, n) != getattr(usual, n)}
+    held = None
+    if recipe.held_out and chips.data != usual.data:
+        held = dict(recipe.held_out.selections)
+    # A shorter training takes fewer chips and worlds by itself.
+    for omitted in (("count", "seeds"), ("seeds",), ("count",), ()):
+        sampled = {name: value for name, value in differing.items() if name not in omitted}
+        worlds = sampled.pop("seeds", None)
+        try:
+            again = base.changed(
+                steps=steps, worlds=worlds, held_out=held, sampling=sampled, **said
+            )
+        except RequestError:
+            return ""
+        if again == recipe:
+            break
+    else:
         return ""
     words += [] if steps is None else ["--steps", str(steps)]
     for name, value in {**said, **sampled}.items():
@@ -260,11 +265,12 @@ def _selected(option: str, selections: Mapping[str, Sequence[str]]) -> list[str]
     return [word for pair in pairs for word in (option, pair)]
 
 
-def _machine(model: MaskedModel) -> str:
-    device = next(model.parameters()).device
+def machine_of(device: torch.device) -> str:
+    """Say in words what a model is trained on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{platform.machine()} processor, {count} thread{'s' * (count != 1)}"
 
 
 def is_first() -> bool:

@@ -199,14 +199,16 @@ def reconstruction_errors(
     rows = []
     for start in range(0, len(images), 64):
         x = torch.from_numpy(images[start : start + 64]).to(model.mean.device)
-        grid = model.grid(x)
+        grid, ratio = model.grid(x), mask_ratio
         keys = torch.arange(start, start + len(x))
         if columns:
             noise = views.noise(keys, grid[0] * grid[2], seed).reshape(-1, grid[0], 1, grid[2])
             noise = noise.expand(-1, *grid).flatten(1)
+            shown = int(grid[0] * grid[2] * (1 - (mask_ratio or model.card["mask_ratio"])))
+            ratio = 1 - (shown + 1e-6) / (grid[0] * grid[2])  # whole columns
         else:
             noise = views.noise(keys, math.prod(grid), seed)
-        result = model(x, noise.to(x.device), mask_ratio)
+        result = model(x, noise.to(x.device), ratio)
         normal = ((x - model.mean) / model.std).cpu().numpy()
         hidden = result.hidden.cpu().numpy()
         fillings = {
@@ -244,6 +246,7 @@ def _fill_nearest(normal: np.ndarray, hidden: np.ndarray, unit: int) -> np.ndarr
     blocks = normal.reshape(n, bands, frames, grid[1], unit, grid[2], unit)
     blocks = blocks.transpose(0, 2, 3, 5, 1, 4, 6).reshape(n, math.prod(grid), -1)
     off = hidden[:, 0, :, ::unit, ::unit].reshape(n, -1)
+    off = off | ~np.isfinite(blocks).any(-1)  # a unit without data fills nothing
     at = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 3)
     steps = at[:, None] - at[None]
     away = np.square(steps).sum(-1) + 1e-3 * (steps[..., 1:] != 0).any(-1)
@@ -258,8 +261,8 @@ def probe_difference(
 ) -> tuple[float, float, pd.Series]:
     """Scores of two probes of the same squares, and what each place adds to their difference.
 
-    The score is `probe_score`. The parts of the places sum to the difference of the scores; times
-    the number of places their mean is the difference, so their bootstrap is that of the score.
+    The score is `probe_score`. The mean of what the places add is the difference of the scores; a
+    bootstrap of it keeps the weight of each class, or the spread of the quantity, as it is.
     """
     truth = ours["truth"].to_numpy()
     scores = [probe_score(truth, t["prediction"].to_numpy(), classes) for t in (ours, theirs)]

@@ -77,7 +77,7 @@ class Recipe:
         for name, low, high in (
             *(("steps", 1, math.inf), ("batch_size", 1, math.inf), ("learning_rate", 1e-9, 1.0)),
             *(("weight_decay", 0.0, 10.0), ("warmup", 0.0, 1.0), ("jitter", 0.0, 1.0)),
-            *(("mask_ratio", 0.05, 0.95), ("fewer_dates", 0.0, 1.0)),
+            *(("mask_ratio", 0.05, 0.95), ("fewer_dates", 0.0, 1.0), ("seed", 0, 2**32 - 1)),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -146,7 +146,12 @@ class Recipe:
             kept = replace(kept, **{key: wanted[key] for key in keys})
         values = {key: value for key, value in values.items() if value is not None}
         other = replace(self, sampling=chips, held_out=kept, **values)
-        return other if steps is None else other.shortened(steps)
+        if steps is None:
+            return other
+        short = other.shortened(steps)
+        if worlds is None:
+            return short
+        return replace(short, sampling=replace(short.sampling, seeds=worlds))  # as asked for
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a record."""

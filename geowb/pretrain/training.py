@@ -7,8 +7,10 @@ again goes on where the last one stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +21,9 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from geowb.errors import ModelError, RequestError
+from geowb.errors import DataError, ModelError, RequestError
 from geowb.lines import Line, duration
+from geowb.locks import held
 from geowb.models.masked import MaskedModel, Reconstruction, build_masked
 from geowb.models.registry import check_accelerator
 from geowb.pretrain import views
@@ -32,6 +35,7 @@ from geowb.pretrain.folder import (
     finished,
     is_first,
     leave,
+    machine_of,
     newest_checkpoint,
     taking_turns,
     write_history,
@@ -90,11 +94,13 @@ def optimizer_of(
     on_cpu = model.mean.device.type == "cpu"  # on a GPU, fused rules out clipping in bf16
     groups = param_groups_weight_decay(model, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.95), fused=on_cpu)
+    total = max(4, recipe.steps)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         recipe.learning_rate,
-        total_steps=max(2, recipe.steps),
-        pct_start=recipe.warmup,
+        total_steps=total,
+        # Both parts need two steps.
+        pct_start=min(max(recipe.warmup, 2 / total), 1 - 2 / total),
         cycle_momentum=False,
         anneal_strategy="cos",
     )
@@ -148,6 +154,11 @@ class _Masked(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def rows_every(recipe: Recipe) -> int:
+    """Count the steps from one row of the loss curve to the next."""
+    return max(1, min(10, recipe.steps // 20))
+
+
 class _Log(Callback):
     """The loss curve: kept in checkpoints, written to loss.csv, told in a line."""
 
@@ -156,9 +167,9 @@ class _Log(Callback):
         self._recipe, self._held_out = recipe, held_out
         self._line = Line() if shown else None
         self._sum, self._count, self._began, self._before = 0.0, 0, time.perf_counter(), 0.0
-        self._first = 0
+        self._first, self.machine, self._rate = 0, "", 0.0
         # Rows often enough for a curve; the held-out chips at most 20 times.
-        self._every = max(1, min(10, recipe.steps // 20))
+        self._every = rows_every(recipe)
         self._rare = max(10, recipe.steps // 20 // self._every * self._every)
 
     @property
@@ -173,8 +184,9 @@ class _Log(Callback):
         self.rows, self._before = list(state["rows"]), state["seconds"]
         self._sum, self._count = state["sum"], state["count"]
 
-    def on_train_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self._began, self._first = time.perf_counter(), trainer.global_step
+        self.machine = machine_of(task.device)
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -188,6 +200,11 @@ class _Log(Callback):
             return
         loss = trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean")
         self._sum, self._count = 0.0, 0
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"The loss of '{self._recipe.model}' is {float(loss)} at step {step}: use a lower "
+                "learning rate (--learning-rate), in another folder. No model file was written."
+            )
         rare = step % self._rare == 0 or step == self._recipe.steps
         held_out = float("nan")
         if rare and self._held_out is not None and trainer.is_global_zero:
@@ -314,13 +331,31 @@ def pretrain(
     precision = _check_options(recipe, accelerator, strategy, devices * nodes, precision)
     _check_recipe(recipe)
     folder, first = Path(folder).expanduser().absolute(), is_first()
-    if first:
-        if force:
-            clear(folder)
-        claim(folder, recipe)
-    if not force and (history := finished(folder, recipe)) is not None:
-        return Pretraining(folder, history, done=True)
-    how = {"scheduler": scheduler, "workers": workers, "progress": progress}
+    with held(folder.with_name(f".{folder.name}.lock")) if first else nullcontext(True) as mine:
+        if not mine:
+            raise RequestError(f"Another process pretrains in {folder}: wait until it has ended.")
+        if first:
+            if force:
+                clear(folder)
+            claim(folder, recipe)
+        if not force and (history := finished(folder, recipe)) is not None:
+            return Pretraining(folder, history, done=True)
+        options = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
+        options |= {"strategy": strategy, "precision": precision}
+        sampled = {"scheduler": scheduler, "workers": workers, "progress": progress}
+        return _work(recipe, folder, first, stop_after, sampled, options)
+
+
+def _work(
+    recipe: Recipe,
+    folder: Path,
+    first: bool,
+    stop_after: int,
+    how: dict[str, Any],
+    options: dict[str, Any],
+) -> Pretraining:
+    """Sample and train; `how` is for the sampling, `options` are Lightning's."""
+    progress = how["progress"]
     with taking_turns(folder, first):
         archive = _chips(recipe.sampling, folder / "chips.zarr", first, how)
         held_out = None
@@ -338,11 +373,7 @@ def pretrain(
     with quiet():
         trainer = L.Trainer(
             max_steps=last,
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=strategy,
-            precision=precision,
+            **options,
             gradient_clip_val=1.0,
             callbacks=[
                 log,
@@ -365,7 +396,9 @@ def pretrain(
             trainer.save_checkpoint(checkpoints / f"step-{trainer.global_step:07d}.ckpt")
     done = trainer.global_step == recipe.steps
     if trainer.is_global_zero and done:
-        used = {"devices": devices * nodes, "precision": precision}
+        devices = options["devices"] * options["num_nodes"]
+        machine = log.machine or machine_of(task.device)
+        used = {"machine": machine, "devices": devices, "precision": options["precision"]}
         leave(folder, task.model, recipe, archive, log.rows, used)
         _draw_curve(folder, recipe, log.rows)
     return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), done)
@@ -409,11 +442,13 @@ def _tell_strata(archive: ChipArchive) -> None:
 
 def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
     # The one before is removed only when the new one is whole.
+    every = rows_every(recipe)
     return ModelCheckpoint(
         dirpath=folder,
         filename="step-{step:07d}",
         auto_insert_metric_name=False,
-        every_n_train_steps=max(1, min(250, recipe.steps // 10)),
+        # Where a row of the curve ends: then every device resumes with an empty sum.
+        every_n_train_steps=max(every, min(250, recipe.steps // 10) // every * every),
         save_top_k=1,
         enable_version_counter=False,
     )
@@ -422,10 +457,12 @@ def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
 def _check_recipe(recipe: Recipe) -> None:
     """Find out before anything is sampled whether the model can be built, and on which places."""
     chips, kept = recipe.sampling, recipe.held_out
-    count = len(chips.bands)
+    count, scenes = len(chips.bands), chips.scenes()
     unknown = recipe.normalise == "archive"
+    if kept is not None:
+        kept.scenes()
     try:
-        build_masked(
+        model = build_masked(
             recipe.model,
             bands=chips.bands,
             frames=chips.frames,
@@ -436,8 +473,15 @@ def _check_recipe(recipe: Recipe) -> None:
         )
     except ModelError as error:
         raise RequestError(str(error)) from error
+    fewest = 1 if recipe.fewer_dates else chips.frames
+    units = math.prod(model.grid(torch.empty(1, count, fewest, chips.size, chips.size)))
+    if not 0 < int(units * (1 - recipe.mask_ratio)) < units:
+        raise RequestError(
+            f"mask_ratio {recipe.mask_ratio} shows none or all of the {units} units of a chip of "
+            f"{chips.size} pixels: give another (--mask-ratio), or larger chips (--size)."
+        )
     if kept is not None and (kept.data, kept.catalog) == (chips.data, chips.catalog):
-        both = sorted(chips.scenes().keys() & kept.scenes().keys())
+        both = sorted(scenes.keys() & kept.scenes().keys())
         if both:
             raise RequestError(
                 f"The scene '{both[0]}' is to be trained on and held out: give other values for "
@@ -448,6 +492,8 @@ def _check_recipe(recipe: Recipe) -> None:
 def _check_options(
     recipe: Recipe, accelerator: str, strategy: str, devices: int, precision: str
 ) -> str:
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise RequestError(f"accelerator is '{accelerator}'. Known: auto, cpu, gpu, cuda, mps.")
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
     if devices < 1 or recipe.batch_size % devices:
@@ -455,7 +501,7 @@ def _check_options(
             f"The batch of {recipe.batch_size} chips cannot be shared out among {devices} devices: "
             "give a multiple (--batch-size)."
         )
-    if not strategy.startswith(("auto", "ddp")):
+    if strategy != "auto" and not strategy.startswith("ddp"):
         raise RequestError(
             f"strategy is '{strategy}': the held-out chips are looked at by the first device, "
             "which needs the whole model. Use auto or ddp."

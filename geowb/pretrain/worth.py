@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geowb.bands import HLS6
-from geowb.errors import DataError, RequestError
+from geowb.errors import DataError, ModelError, RequestError
 from geowb.models.masked import MaskedModel, from_card
 from geowb.pretrain.probes import (
     Labelled,
@@ -99,7 +99,8 @@ def _biomass(frames: int) -> Images:
     from geowb.catalog import open_catalog
 
     scene = open_catalog()["biomassters_chip"].open()
-    months = [3, 4, 5] if frames > 1 else [4]  # in the first three most of the chip is snow
+    months = [4, 3, 5][:frames]  # in the first three most of the chip is snow
+    months.sort()
     images = _windows(scene["reflectance"].isel(time=months).transpose("band", "time", "y", "x"))
     labels = _windows(scene["agb_dense"].squeeze()).astype(np.float32)
     place = np.arange(len(images))
@@ -134,7 +135,7 @@ def _series(frames: int) -> Images:
     labels[:, :8] = kinds.reshape(-1, 1, _SIDE)
     images = np.repeat(rows, _SIDE, axis=3).transpose(1, 2, 0, 3, 4).reshape(-1, 6, _SIDE, _SIDE)
     clear = np.flatnonzero((kinds == 0).mean(1) > 0.9)
-    groups = [clear[i : i + 3 * frames : 3] for i in range(0, len(clear) - 3 * frames, 3)]
+    groups = [clear[i : i + 3 * frames : 3] for i in range(0, len(clear) - 3 * frames, 3 * frames)]
     shown = np.stack([np.where(kinds[g] == 0, pixels[:, g], np.nan)[..., :_SIDE] for g in groups])
     shown = np.repeat(shown[:, :, :, None], _SIDE, axis=3)
     place = np.repeat(ordinal, 4)
@@ -188,12 +189,13 @@ def examine(model: MaskedModel, sets: tuple[str, ...] = tuple(SETS)) -> Examined
     for name in sets:
         try:
             images = SETS[name](model.card["frames"])
-        except (DataError, RequestError) as error:  # real chips that are not on this machine
+            rows = list(_probes(model, random, _without_rare(images)))
+            errors = _fill(model, images)
+        except (DataError, RequestError, ModelError) as error:  # not here, or too few dates
             missing.append(f"{name}: {error}")
             continue
-        for row in _probes(model, random, _without_rare(images)):
-            probes.append({"data": name, "source": images.source, **row})
-        filled.append({"data": name, "source": images.source, **_fill(model, images)})
+        probes += [{"data": name, "source": images.source, **row} for row in rows]
+        filled.append({"data": name, "source": images.source, **errors})
     return Examined(pd.DataFrame(probes), pd.DataFrame(filled), tuple(missing))
 
 
@@ -253,8 +255,10 @@ def _fill(model: MaskedModel, images: Images) -> dict[str, Any]:
     errors = pd.concat(
         reconstruction_errors(model, shown, columns=images.columns, seed=seed) for seed in _SEEDS
     )
-    errors = errors.groupby(level=0).mean().dropna()
+    errors = errors.groupby(level=0).mean()
     row: dict[str, Any] = {"images": len(errors), **errors.mean().to_dict()}
+    if images.shown is None:
+        errors = errors.groupby(images.data.place).mean()  # images of one scene are no repeats
     for name in ("mean", "nearest"):
         row[f"low_{name}"] = paired_interval(errors[name] - errors["model"])[0]
     return row | {"clear": bool(row["low_mean"] > 0 and row["low_nearest"] > 0)}
