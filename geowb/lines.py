@@ -48,9 +48,8 @@ def duration(seconds: float) -> str:
     """Write seconds for a reader.
 
     >>> duration(59.4), duration(754), duration(7384)
-    ('59 s', '13 min', '2 h 03 min')
+    ('59 s', '13 min', '2.1 h')
     """
-    if seconds < 99.5:
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,13 +1,14 @@
-"""Where geowb's own notebooks, catalog and cache lie."""
+"""Where geowb's own notebooks, catalog and cache lie; the digest of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "default_catalog", "notebooks_dir", "project_dir"]
+__all__ = ["cache_dir", "default_catalog", "notebooks_dir", "project_dir", "sha256"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -38,3 +39,9 @@ def cache_dir() -> Path:
     """Folder for downloads: ``GEOWB_CACHE``, or the user's cache folder."""
     named = os.environ.get("GEOWB_CACHE")
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("geowb"))
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file of any size."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from geowb.batch.kernel import Execution
+from geowb.lines import duration
 
 __all__ = ["Progress", "SweepProgress"]
 
@@ -156,7 +157,7 @@ class SweepProgress:
         if remaining and self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
             rounds = max(1.0, remaining / self._at_a_time)
-            told += [f"about {_duration(mean * rounds)} left"]
+            told += [f"about {duration(mean * rounds)} left"]
         return ", ".join(told)
 
     def _line(self) -> None:
@@ -181,9 +182,3 @@ def _count(number: int, what: str) -> str:
 def _cut(name: str, most: int = 40) -> str:
     """Cut the middle: what tells runs apart is often at the end."""
     return name if len(name) <= most else f"{name[: most // 2 - 2]}...{name[-(most // 2 - 1) :]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from geowb.cli.catalog import CatalogFile
 from geowb.cli.printing import table as show
 from geowb.errors import RequestError, did_you_mean
 
@@ -54,9 +55,7 @@ def pretrain(
         str | None,
         typer.Option(metavar="NAME", help="Catalog entry to sample; a world if left out."),
     ] = None,
-    catalog: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Another data_catalog.yaml.")
-    ] = None,
+    catalog: CatalogFile = "",
     select: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,7 +123,7 @@ def pretrain(
         held_out=_selections(held_out),
         sampling={
             "data": data,
-            "catalog": catalog,
+            "catalog": catalog or None,
             "selections": _selections(select),
             "count": chips,
             "size": size,

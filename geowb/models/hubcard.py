@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from geowb import __version__
 from geowb.models.registry import MODELS
+from geowb.paths import sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -257,14 +257,12 @@ def _front_matter(about: About) -> Any:
 
 
 def _provenance(about: About) -> dict[str, Any]:
-    with about.file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
         "geowb that trained it": about.card.get("geowb"),
         "geowb that published it": __version__,
         "run": about.run.get("name") or about.card.get("run"),
         "commit": about.run.get("commit"),
-        "model.safetensors": f"{about.file.stat().st_size:,} bytes, sha256 `{digest}`",
+        "model.safetensors": f"{about.file.stat().st_size:,} bytes, sha256 `{sha256(about.file)}`",
     }
 
 

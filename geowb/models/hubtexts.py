@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from geowb.bands import HLS6
+from geowb.lines import duration
 
 if TYPE_CHECKING:
     from geowb.models.hubcard import About
@@ -199,21 +200,16 @@ def training(about: About) -> dict[str, Any]:
         if key not in ("model", "unit", "mask_ratio") and not isinstance(value, (Mapping, list))
     }
     if "seconds" in rows:
-        rows["time"] = _duration(rows.pop("seconds"))
+        rows["time"] = duration(rows.pop("seconds"))
     if "command" in rows:
         rows["command"] = f"`{rows['command']}`"
     if run.get("study"):
         profile = f", profile {run['profile']}" if run.get("profile") else ""
         rows["study"] = f"{run['study']}{profile}"
-        rows["time of the whole study"] = _duration(run.get("seconds"))
+        seconds = run.get("seconds")
+        rows["time of the whole study"] = "" if seconds is None else duration(seconds)
     rows["trained parameters"] = number(card["trainable"]) if "trainable" in card else None
     return rows
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def curve(card: Mapping[str, Any]) -> list[list[str]]:

@@ -22,10 +22,9 @@ from torch import nn
 from geowb.bands import HLS6
 from geowb.errors import ModelError
 from geowb.models.registry import ModelSpec, spec
-from geowb.models.wrapper import _statistics as statistics
-from geowb.models.wrapper import build, terratorch
+from geowb.models.wrapper import build, statistics, terratorch
 
-__all__ = ["MaskedModel", "Reconstruction", "build_masked", "from_card"]
+__all__ = ["MaskedModel", "Reconstruction", "build_masked", "from_card", "masked_card"]
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,10 @@ class MaskedModel(nn.Module):
         normal = (x - self.mean) / self.std
         valid = torch.isfinite(normal)
         normal = normal.nan_to_num(posinf=0.0, neginf=0.0)
-        prediction = self._predict(normal, order, kept, grid)
-        hidden = torch.ones(len(x), units, dtype=torch.bool, device=x.device)
-        hidden = hidden.scatter(1, order[:, :kept], False).reshape(len(x), 1, *grid)
-        hidden = hidden.repeat_interleave(self.unit, 3).repeat_interleave(self.unit, 4)
-        hidden = hidden.expand(-1, -1, x.shape[2], -1, -1)
+        off = torch.ones(len(x), units, dtype=torch.bool, device=x.device)
+        off = off.scatter(1, order[:, :kept], False).reshape(len(x), *grid)
+        prediction = self._predict(normal, order, kept, off)
+        hidden = _enlarged(off, self.unit)[:, None].expand(-1, -1, x.shape[2], -1, -1)
         wanted = (hidden & valid).to(prediction.dtype)
         error = self._error(prediction, normal) * wanted
         loss = error.sum() / wanted.sum().clamp_min(1.0)
@@ -120,19 +118,18 @@ class MaskedModel(nn.Module):
         """Encode whole chips: ``(B, D, H / 8, W / 8)``, all dates (or stages) side by side.
 
         Prithvi: the last block's tokens, brought to squares of 8 pixels. Swin: the four stages,
-        averaged or repeated to them.
+        averaged or interpolated to them.
         """
         self.grid(x)
         normal = ((x - self.mean) / self.std).nan_to_num(posinf=0.0, neginf=0.0)
         size = (x.shape[-2] // 8, x.shape[-1] // 8)
         resize = nn.functional.interpolate
-        maps = self._encode(normal)
         return torch.cat(
             [
                 nn.functional.adaptive_avg_pool2d(m, size)
                 if m.shape[-1] > size[-1]
                 else resize(m, size, mode="bilinear")
-                for m in maps
+                for m in self._encode(normal)
             ],
             dim=1,
         )
@@ -144,8 +141,9 @@ class MaskedModel(nn.Module):
         return self.unit
 
     def _predict(
-        self, x: torch.Tensor, order: torch.Tensor, kept: int, grid: tuple[int, int, int]
+        self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> torch.Tensor:
+        """Predict ``x``, of which the units ``order[:, :kept]`` are shown and `off` are not."""
         raise NotImplementedError
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -175,7 +173,7 @@ class MaskedPrithvi(MaskedModel):
                 parameter.requires_grad_(False)  # pretrained without coordinates
 
     def _predict(
-        self, x: torch.Tensor, order: torch.Tensor, kept: int, grid: tuple[int, int, int]
+        self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> torch.Tensor:
         encoder = self.encoder
         tokens = encoder.patch_embed(x)
@@ -191,10 +189,9 @@ class MaskedPrithvi(MaskedModel):
         return self._image(patches, image_size=x.shape[-2:])
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        tokens = self.encoder.forward_features(x)[-1][:, 1:]
-        rows, columns = (side // self.unit for side in x.shape[-2:])
-        maps = tokens.unflatten(1, (x.shape[2], rows, columns)).permute(0, 1, 4, 2, 3)
-        return [maps.flatten(1, 2)]
+        from geowb.models.prithvi import as_map
+
+        return [as_map(self.encoder.forward_features(x)[-1], self.grid(x))]
 
     @staticmethod
     def _error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -232,13 +229,10 @@ class MaskedSwin(MaskedModel):
         return 1, rows, columns
 
     def _predict(
-        self, x: torch.Tensor, order: torch.Tensor, kept: int, grid: tuple[int, int, int]
+        self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> torch.Tensor:
         tokens, size = self.encoder.patch_embed(x.flatten(1, 2))
-        hidden = torch.ones(order.shape, dtype=torch.bool, device=x.device)
-        hidden = hidden.scatter(1, order[:, :kept], False).reshape(len(x), *grid[1:])
-        patches = [side // units for side, units in zip(size, grid[1:], strict=True)]
-        hidden = hidden.repeat_interleave(patches[0], 1).repeat_interleave(patches[1], 2)
+        hidden = _enlarged(off[:, 0], size[0] // off.shape[2])
         tokens = torch.where(hidden.flatten(1)[..., None], self.mask_token, tokens)
         out: tuple = (tokens, size)
         for stage in ("stages_0", "stages_1", "stages_2", "stages_3"):
@@ -254,7 +248,20 @@ class MaskedSwin(MaskedModel):
         return (prediction - target).abs()
 
 
-def build_masked(
+def _enlarged(units: torch.Tensor, times: int) -> torch.Tensor:
+    return units.repeat_interleave(times, -2).repeat_interleave(times, -1)
+
+
+def build_masked(name: str, **options: Any) -> MaskedModel:
+    """Build a masked model with random weights; the options are those of `masked_card`.
+
+    >>> build_masked("prithvi_demo", frames=3).unit
+    8
+    """
+    return from_card(masked_card(name, **options))
+
+
+def masked_card(
     name: str,
     *,
     bands: Sequence[str] = HLS6,
@@ -265,10 +272,10 @@ def build_masked(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
-) -> MaskedModel:
-    """Build a masked model with random weights.
+) -> dict[str, Any]:
+    """Check what a masked model is to be, and write it as a card; nothing is built.
 
-    >>> build_masked("prithvi_demo", frames=3).unit
+    >>> masked_card("prithvi_demo", frames=3)["unit"]
     8
 
     Parameters
@@ -306,7 +313,7 @@ def build_masked(
             f"{step}: unit {unit} and size {size} do not fit."
         )
     mean, std = statistics(found, bands, mean, std)
-    card = {
+    return {
         "kind": "masked",
         "name": name,
         "bands": list(bands),
@@ -320,7 +327,6 @@ def build_masked(
         "weights": f"random (seed {seed})",
         "pretrained": False,
     }
-    return from_card(card)
 
 
 def from_card(card: Mapping[str, Any]) -> MaskedModel:

@@ -12,7 +12,7 @@ from torch import nn
 from geowb.models.registry import ModelSpec
 from geowb.models.wrapper import terratorch
 
-__all__ = ["PrithviEncoder", "build_network"]
+__all__ = ["PrithviEncoder", "as_map", "build_network"]
 
 _PrithviViT = terratorch().models.backbones.prithvi_vit.PrithviViT
 
@@ -59,8 +59,16 @@ class PrithviEncoder(_PrithviViT):
         grid = [side // unit for side, unit in zip(x.shape[2:], patch, strict=True)]
         tokens = self.forward_features(x, temporal_coords, location_coords)
         taken = tokens if blocks is None else [tokens[i] for i in blocks]
-        # (B, 1 + t h w, D) without the class token -> (B, t, D, h, w) -> (B, t D, h, w)
-        return [t[:, 1:].unflatten(1, grid).permute(0, 1, 4, 2, 3).flatten(1, 2) for t in taken]
+        return [as_map(one, grid) for one in taken]
+
+
+def as_map(tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Lay out a block's tokens ``(B, 1 + t h w, D)`` as a map ``(B, t D, h, w)``, date-major.
+
+    >>> as_map(torch.zeros(1, 1 + 3 * 8 * 4, 192), (3, 8, 4)).shape
+    torch.Size([1, 576, 8, 4])
+    """
+    return tokens[:, 1:].unflatten(1, grid).permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 def build_network(found: ModelSpec, card: dict[str, Any]) -> nn.Module:

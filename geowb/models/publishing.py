@@ -155,8 +155,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def _shipped(name: str) -> Path:
-    names = [file.parent.name for file in registry.SHIPPED.glob("*/model.safetensors")]
-    if name in names:
+    if name in (names := registry.shipped()):
         return registry.SHIPPED / name / "model.safetensors"
     hint = f"No model that ships has this name. {did_you_mean(name, names)}" if names else ""
     raise RequestError(

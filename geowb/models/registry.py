@@ -26,6 +26,7 @@ __all__ = [
     "locate",
     "misfits",
     "read_card",
+    "shipped",
     "spec",
     "tensor_shapes",
 ]
@@ -274,11 +275,14 @@ def locate(value: str, model: str) -> Path | tuple[str, str]:
     return path
 
 
+def shipped() -> list[str]:
+    """Names of the models whose weights come with geowb."""
+    return sorted(file.parent.name for file in SHIPPED.glob("*/model.safetensors"))
+
+
 def _shipped(model: str) -> Path:
-    file = SHIPPED / model / "model.safetensors"
-    if file.is_file():
-        return file
-    ships = [name for name in MODELS if (SHIPPED / name / "model.safetensors").is_file()]
+    if model in (ships := shipped()):
+        return SHIPPED / model / "model.safetensors"
     hub = spec(model).hub.rpartition("/")[0]
     raise ModelError(
         f"geowb ships no weights for '{model}', only for: {', '.join(ships) or 'none'}. Give a "
@@ -418,11 +422,14 @@ def _lacks(path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str) 
 
 
 def check_accelerator(value: str) -> list[str]:
-    """Say so if a GPU is asked for and there is none.
+    """Say so if there is no such kind of device, or a GPU is asked for and there is none.
 
     >>> check_accelerator("cpu")
     []
     """
+    known = ("auto", "cpu", "gpu", "cuda", "mps")
+    if value not in known:
+        return [f"accelerator is '{value}'. Known: {', '.join(known)}."]
     if value != "gpu":
         return []
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -14,6 +13,7 @@ import torch
 from geowb.bands import HLS6
 from geowb.errors import DownloadError, ModelError, WeightsMismatch
 from geowb.models.registry import encoder_tensors, locate, misfits, read_card, spec
+from geowb.paths import sha256
 
 if TYPE_CHECKING:
     from geowb.models.wrapper import PixelModel
@@ -43,7 +43,7 @@ def load_weights(
     name = model.card["name"]
     path = _fetch(weights, name)
     label = f"geowb's own {name}" if weights == "pretrained" else path.name
-    origin = f"{weights if weights.startswith('hf://') else label}, sha256 {_digest(path)}"
+    origin = f"{weights if weights.startswith('hf://') else label}, sha256 {sha256(path)[:16]}"
     state, card = read_checkpoint(path), read_card(path)
     if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
         raise WeightsMismatch(problems[0])
@@ -228,8 +228,3 @@ def _download(repository: str, file: str, *, may_lack: bool = False) -> Path:
             f"hf://{repository}/{file} could not be fetched from the Hugging Face hub "
             f"({str(error).splitlines()[0][:120]}). Give a local file instead."
         ) from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

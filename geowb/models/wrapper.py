@@ -241,7 +241,7 @@ def build(
     if min(frames, outputs) < 1:
         raise ModelError(f"frames and outputs must be 1 or more: {frames}, {outputs}.")
     free = [key for key, value in (("mean", mean), ("std", std)) if value is None]
-    mean, std = _statistics(found, bands, mean, std)
+    mean, std = statistics(found, bands, mean, std)
     if not (math.isfinite(output_mean) and 0 < output_std < math.inf):
         raise ModelError(
             f"output_mean must be finite and output_std positive: {output_mean}, {output_std}."
@@ -275,12 +275,13 @@ def build(
     return model
 
 
-def _statistics(
+def statistics(
     found: ModelSpec,
     bands: Sequence[str],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> tuple[list[float], list[float]]:
+    """Complete band means and deviations by those published with a model, or say what is wrong."""
     published = STATISTICS[found.statistics]
     table = dict(zip(HLS6, zip(published.mean, published.std, strict=True), strict=True))
     if (mean is None or std is None) and (unknown := [b for b in bands if b not in table]):

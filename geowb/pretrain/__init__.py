@@ -13,12 +13,17 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submodules=[
         "archive",
         "folder",
+        "following",
         "probes",
+        "reader",
         "recipes",
         "sampling",
+        "scenes",
         "stream",
+        "tasks",
         "training",
         "views",
+        "worth",
     ],
     submod_attrs={
         "archive": ["ChipArchive", "write_archive"],

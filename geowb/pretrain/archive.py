@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geowb.batch.rundir import write_at_once
 from geowb.errors import DataError, RequestError
 from geowb.locks import held
 from geowb.pretrain.reader import NO_DATA, ChipArchive, fingerprint
@@ -148,7 +149,7 @@ def _compare_source(archive: ChipArchive) -> None:
 def _provenance(sampling: Sampling) -> dict[str, Any]:
     """Collect what the catalog records of all scenes."""
     source, record = sampling.source(), {}
-    for how in sampling.scenes().values():
+    for how in sampling.scenes(source).values():
         one = source.provenance(**{k: v for k, v in how.items() if k != "seed"})
         record = one | {"files": record.get("files", {}) | one["files"]} if "files" in one else one
     return json.loads(json.dumps(record, default=str))
@@ -258,10 +259,7 @@ def _tell(path: Path, **attrs: Any) -> None:
 
 
 def _put(file: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON under another name first: nobody reads a half."""
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(json.dumps(values), encoding="utf-8")
-    beside.replace(file)
+    write_at_once(file, json.dumps(values).encode())
 
 
 # --- shards -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from geowb.batch.rundir import write_at_once
 from geowb.errors import RequestError
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from geowb.pretrain.archive import ChipArchive
 
 __all__ = [
+    "COLUMNS",
     "claim",
     "clear",
+    "command",
     "finished",
+    "is_first",
     "leave",
+    "machine_of",
     "newest_checkpoint",
     "taking_turns",
     "write_history",
@@ -43,7 +47,7 @@ _MADE = (
     *("loss.png", "model.safetensors", "model.json", ".ready"),
 )
 #: What a process that was killed may have left beside them.
-_LEFTOVERS = (".chips.zarr*", ".held_out.zarr*", ".*.partial")
+_LEFTOVERS = (".chips.zarr*", ".held_out.zarr*", ".loss.csv.*", ".*.partial")
 #: What the command line can change of a recipe and of its sampling, and what it calls it there.
 OPTIONS = ("steps", "batch_size", "learning_rate", "mask_ratio", "jitter", "normalise", "seed")
 SAMPLED = (
@@ -168,12 +172,8 @@ def newest_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
 
 def write_history(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write the loss curve at once."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(file)
+    text = pd.DataFrame(list(rows), columns=COLUMNS).to_csv(index=False, na_rep="nan")
+    write_at_once(file, text.encode())
 
 
 def leave(

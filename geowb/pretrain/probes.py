@@ -17,6 +17,7 @@ import torch
 from geowb.errors import DataError
 from geowb.models.masked import MaskedModel
 from geowb.pretrain import views
+from geowb.pretrain.scenes import windows
 
 __all__ = [
     "Labelled",
@@ -67,9 +68,8 @@ def features(model: MaskedModel, images: np.ndarray, batch_size: int = 64) -> np
 
 def squares(labels: np.ndarray, side: int = 8, classes: bool = True) -> np.ndarray:
     """Label of each square: the class of more than half of its pixels (-1 if none), or the mean."""
-    n, height, width = labels.shape
-    blocks = labels.reshape(n, height // side, side, width // side, side).swapaxes(2, 3)
-    blocks = blocks.reshape(n, height // side, width // side, side * side)
+    blocks = windows(labels, side)
+    blocks = blocks.reshape(*blocks.shape[:3], side * side)
     if not classes:
         known = np.isfinite(blocks)
         count = known.sum(-1)
@@ -129,9 +129,8 @@ def linear_probe(
     most = labels if data.classes else 10 * labels
     chosen = np.concatenate([all_[kind][:most] for kind in kinds])
     xs, ys, at = x.reshape(-1, x.shape[-1])[chosen], y.ravel()[chosen], place.ravel()[chosen]
-    names = rng.permutation(np.unique(at))
-    group = np.searchsorted(np.sort(names), at)
-    group = np.argsort(np.argsort(names))[group] % 4 if len(names) >= 4 else np.arange(len(at)) % 4
+    names, which = np.unique(at, return_inverse=True)
+    group = rng.permutation(len(names))[which] % 4 if len(names) >= 4 else np.arange(len(at)) % 4
 
     def score(penalty: float) -> float:
         found = np.empty(len(ys), ys.dtype)

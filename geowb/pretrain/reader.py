@@ -13,6 +13,7 @@ import pandas as pd
 
 from geowb.bands import BandStatistics
 from geowb.errors import DataError, RequestError
+from geowb.paths import sha256
 from geowb.pretrain.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -225,15 +226,13 @@ def fingerprint(file: Path) -> dict[str, Any] | None:
     """Size and checksum; None for a file that is not there, as of a shard without any data."""
     if not file.is_file():
         return None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
-def _read_table(file: Path, sha256: str) -> pd.DataFrame:
+def _read_table(file: Path, digest: str) -> pd.DataFrame:
     """Read the chosen chips."""
     text = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(text).hexdigest() != sha256:
+    if hashlib.sha256(text).hexdigest() != digest:
         raise _changed(file)
     columns = json.loads(text)
     for name in ("dates", "times"):

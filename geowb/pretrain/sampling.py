@@ -114,15 +114,17 @@ class Sampling:
             raise RequestError(problems[0])
         return source
 
-    def scenes(self) -> dict[str, dict[str, Any]]:
+    def scenes(self, source: Source | None = None) -> dict[str, dict[str, Any]]:
         """Arguments of `Source.open` for every scene, by the scene's key.
+
+        Who has the `source` already passes it: the catalog is read once less.
 
         >>> list(Sampling(data="world", selections={"region": ["cerrado"]}).scenes())
         ['region=cerrado,seed=0']
         """
         from geowb.catalog.schema import combinations
 
-        source = self.source()
+        source = source or self.source()
         wanted = {k: self.selections.get(k) or source.choices(k) for k in source.entry.placeholders}
         simulated = source.entry.driver.name == "world"
         found = {}
@@ -177,7 +179,7 @@ def survey(
         scene.
     """
     source, tasks = sampling.source(), []
-    for key, how in sampling.scenes().items():
+    for key, how in sampling.scenes(source).items():
         driver, _ = source.reader(source.fields({k: v for k, v in how.items() if k != "seed"}))
         count = source.open(**how).sizes["sample"] if driver and driver.name == "chips" else None
         starts = [None] if count is None else range(0, count, _SAMPLES_A_TASK)

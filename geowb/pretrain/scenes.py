@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from geowb.pretrain.sampling import Sampling
 
-__all__ = ["UNCLEAR", "clear_shares", "cover", "open_scene", "seasons", "times_of", "with_places"]
+__all__ = [
+    "UNCLEAR",
+    "clear_shares",
+    "cover",
+    "open_scene",
+    "seasons",
+    "times_of",
+    "windows",
+    "with_places",
+]
 
 #: Fmask: cloud, next to it, its shadow, snow; 255 (no data) has them all.
 UNCLEAR = 0b0001_1110
@@ -32,7 +41,8 @@ def open_scene(sampling: Sampling, key: str) -> xr.Dataset:
 
     `fmask` is uint8, 255 where there is no data; `time` is NaT where no time is published.
     """
-    scene = sampling.source().open(**sampling.scenes()[key])
+    source = sampling.source()
+    scene = source.open(**sampling.scenes(source)[key])
     if "reflectance" not in scene:
         raise DataError(f"The scene '{key}' has no reflectance: {', '.join(map(str, scene))}.")
     has = [str(band) for band in scene["band"].values]
@@ -74,7 +84,7 @@ def clear_shares(scene: xr.Dataset, size: int) -> np.ndarray:
             clear = (_read(scene["fmask"].isel(time=date)) & UNCLEAR) == 0
         else:
             clear = np.isfinite(_read(scene["reflectance"].isel(time=date))).all(0)
-        shares.append(_windows(clear, size).mean(-1))
+        shares.append(windows(clear, size).mean((-2, -1)))
     return np.stack(shares)
 
 
@@ -94,7 +104,7 @@ def cover(scene: xr.Dataset, size: int) -> list[list[str]]:
         number = int(classes[counts.argmax()])
         return names.get(number, f"class_{number}")
 
-    return [[name(window) for window in row] for row in _windows(_read(scene["landcover"]), size)]
+    return [[name(window) for window in row] for row in windows(_read(scene["landcover"]), size)]
 
 
 def times_of(scene: xr.Dataset) -> np.ndarray:
@@ -131,11 +141,15 @@ def with_places(table: pd.DataFrame, scene: xr.Dataset, size: int) -> pd.DataFra
     return table.assign(crs=name, lon=np.round(lon, 6), lat=np.round(lat, 6))
 
 
-def _windows(array: np.ndarray, size: int) -> np.ndarray:
-    """(y, x) as (rows, columns, size * size); what does not fill a window is left out."""
-    rows, columns = array.shape[0] // size, array.shape[1] // size
-    whole = array[: rows * size, : columns * size].reshape(rows, size, columns, size)
-    return whole.swapaxes(1, 2).reshape(rows, columns, size * size)
+def windows(array: np.ndarray, size: int) -> np.ndarray:
+    """Cut (..., y, x) into (..., rows, columns, size, size); what fills no window is left out.
+
+    >>> windows(np.zeros((3, 130, 64)), 64).shape
+    (3, 2, 1, 64, 64)
+    """
+    rows, columns = (side // size for side in array.shape[-2:])
+    whole = array[..., : rows * size, : columns * size]
+    return whole.reshape(*array.shape[:-2], rows, size, columns, size).swapaxes(-3, -2)
 
 
 def _read(array: xr.DataArray) -> np.ndarray:

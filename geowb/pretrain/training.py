@@ -7,25 +7,21 @@ again goes on where the last one stopped.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from geowb.errors import DataError, ModelError, RequestError
-from geowb.lines import Line, duration
+from geowb.errors import ModelError, RequestError
+from geowb.lines import Line
 from geowb.locks import held
-from geowb.models.masked import MaskedModel, Reconstruction, build_masked
-from geowb.models.registry import check_accelerator
+from geowb.models.masked import MaskedModel, Reconstruction, build_masked, masked_card
+from geowb.models.registry import check_accelerator, spec
 from geowb.pretrain import views
 from geowb.pretrain.archive import ChipArchive, write_archive
 from geowb.pretrain.folder import (
@@ -38,8 +34,8 @@ from geowb.pretrain.folder import (
     machine_of,
     newest_checkpoint,
     taking_turns,
-    write_history,
 )
+from geowb.pretrain.following import Keep, Log, checkpoints, draw_curve
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.sampling import Sampling
 from geowb.pretrain.stream import ChipStream
@@ -154,134 +150,6 @@ class _Masked(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def rows_every(recipe: Recipe) -> int:
-    """Count the steps from one row of the loss curve to the next."""
-    return max(1, min(10, recipe.steps // 20))
-
-
-class _Log(Callback):
-    """The loss curve: kept in checkpoints, written to loss.csv, told in a line."""
-
-    def __init__(self, recipe: Recipe, held_out: torch.Tensor | None, shown: bool) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._recipe, self._held_out = recipe, held_out
-        self._line = Line() if shown else None
-        self._sum, self._count, self._began, self._before = 0.0, 0, time.perf_counter(), 0.0
-        self._first, self.machine, self._rate = 0, "", 0.0
-        # Rows often enough for a curve; the held-out chips at most 20 times.
-        self._every = rows_every(recipe)
-        self._rare = max(10, recipe.steps // 20 // self._every * self._every)
-
-    @property
-    def seconds(self) -> float:
-        """Time in training steps, that before a resume included."""
-        return self._before + time.perf_counter() - self._began
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds, "sum": self._sum, "count": self._count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows, self._before = list(state["rows"]), state["seconds"]
-        self._sum, self._count = state["sum"], state["count"]
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        self._began, self._first = time.perf_counter(), trainer.global_step
-        self.machine = machine_of(task.device)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        self._sum, self._count = self._sum + outputs["loss"].detach(), self._count + 1
-        step = trainer.global_step
-        if step % self._every and step < self._recipe.steps:
-            return
-        loss = trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean")
-        self._sum, self._count = 0.0, 0
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"The loss of '{self._recipe.model}' is {float(loss)} at step {step}: use a lower "
-                "learning rate (--learning-rate), in another folder. No model file was written."
-            )
-        rare = step % self._rare == 0 or step == self._recipe.steps
-        held_out = float("nan")
-        if rare and self._held_out is not None and trainer.is_global_zero:
-            held_out = _held_out_loss(task.model, self._held_out, self._recipe)
-        values = (step, float(loss), held_out, self._rate, round(self.seconds, 2))
-        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
-        if trainer.is_global_zero and self._line is not None:
-            self._line.show(self._text(step), lasting=rare)
-
-    def _text(self, step: int) -> str:
-        row, steps = self.rows[-1], self._recipe.steps
-        pace = (step - self._first) / max(1e-9, time.perf_counter() - self._began)
-        bar = "#" * round(20 * step / steps)
-        held = next((r["held_out"] for r in reversed(self.rows) if r["held_out"] >= 0), None)
-        told = f", held out {held:.4f}" if held is not None else ""
-        return (
-            f"step {step:>{len(str(steps))}}/{steps} [{bar:<20}] loss {row['loss']:.4f}{told} | "
-            f"{pace * self._recipe.batch_size:.0f} chips/s, {duration(self.seconds)}, "
-            f"{duration((steps - step) / pace)} left"
-        )
-
-
-@torch.no_grad()
-def _held_out_loss(model: MaskedModel, image: torch.Tensor, recipe: Recipe) -> float:
-    """Loss on the held-out chips, always under the same masks, without gains."""
-    was = model.training
-    model.eval()
-    losses = [reconstruct(model, part, recipe).loss * len(part) for part in image.split(32)]
-    model.train(was)
-    return float(sum(losses)) / len(image)
-
-
-def reconstruct(model: MaskedModel, image: torch.Tensor, recipe: Recipe) -> Reconstruction:
-    """Hide units by their place in the batch and predict them."""
-    frames, rows, columns = model.grid(image)
-    noise = views.noise(torch.arange(len(image)), frames * rows * columns, recipe.seed)
-    return model(image.to(model.mean.device), noise.to(model.mean.device), recipe.mask_ratio)
-
-
-class _Keep(Callback):
-    """Writes loss.csv, the curve and pictures of reconstructions when a checkpoint is written."""
-
-    def __init__(
-        self, log: _Log, folder: Path, recipe: Recipe, held_out: torch.Tensor | None
-    ) -> None:
-        self._log, self._folder, self._recipe, self._held_out = log, folder, recipe, held_out
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["recipe"] = self._recipe.as_dict()
-        if trainer.is_global_zero:
-            write_history(self._folder / "loss.csv", self._log.rows)
-            self._picture(task.model, trainer.global_step)
-
-    @torch.no_grad()
-    def _picture(self, model: MaskedModel, step: int) -> None:
-        if self._held_out is None or not _can_draw():
-            return
-        from geowb import plots
-
-        was = model.training
-        shown = self._held_out[:3]
-        result = reconstruct(model.eval(), shown, self._recipe)
-        model.train(was)
-        file = self._folder / "reconstructions" / f"step-{step:06d}.png"
-        file.parent.mkdir(exist_ok=True)
-        picture = plots.reconstructions(
-            shown.numpy(),
-            result.prediction.float().cpu().numpy(),
-            result.hidden.cpu().numpy(),
-            model.card["bands"],
-            title=f"{model.card['name']}, step {step}: held-out chips",
-        )
-        plots.show(picture, file, inches=1.3)
-
-
 def pretrain(
     recipe: Recipe,
     folder: str | Path,
@@ -360,13 +228,13 @@ def _work(
         archive = _chips(recipe.sampling, folder / "chips.zarr", first, how)
         held_out = None
         if recipe.held_out is not None:
-            kept = _chips(recipe.held_out, folder / "held_out.zarr", first, how)
-            stream = ChipStream(kept, batch_size=len(kept), steps=1, augment=False)
+            apart = _chips(recipe.held_out, folder / "held_out.zarr", first, how)
+            stream = ChipStream(apart, batch_size=len(apart), steps=1, augment=False)
             held_out = next(iter(stream))["image"]
     if first and progress:
         _tell_strata(archive)
-    log, checkpoints = _Log(recipe, held_out, progress), folder / "checkpoints"
-    resume = newest_checkpoint(checkpoints, recipe)
+    log, kept = Log(recipe, held_out, progress), folder / "checkpoints"
+    resume = newest_checkpoint(kept, recipe)
     reached = 0 if resume is None else int(resume.stem.removeprefix("step-"))
     last = recipe.steps if stop_after < 1 else min(recipe.steps, reached + stop_after)
     seed_everything(recipe.seed)
@@ -377,8 +245,8 @@ def _work(
             gradient_clip_val=1.0,
             callbacks=[
                 log,
-                _Keep(log, folder, recipe, held_out),
-                _checkpoints(checkpoints, recipe),
+                Keep(log, folder, recipe, held_out),
+                checkpoints(kept, recipe),
             ],
             logger=False,
             enable_progress_bar=False,
@@ -393,14 +261,14 @@ def _work(
                 raise KeyboardInterrupt from None
             raise
         if trainer.global_step > reached:
-            trainer.save_checkpoint(checkpoints / f"step-{trainer.global_step:07d}.ckpt")
+            trainer.save_checkpoint(kept / f"step-{trainer.global_step:07d}.ckpt")
     done = trainer.global_step == recipe.steps
     if trainer.is_global_zero and done:
         devices = options["devices"] * options["num_nodes"]
         machine = log.machine or machine_of(task.device)
         used = {"machine": machine, "devices": devices, "precision": options["precision"]}
         leave(folder, task.model, recipe, archive, log.rows, used)
-        _draw_curve(folder, recipe, log.rows)
+        draw_curve(folder, recipe, log.rows)
     return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), done)
 
 
@@ -440,60 +308,41 @@ def _tell_strata(archive: ChipArchive) -> None:
         )
 
 
-def _checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
-    # The one before is removed only when the new one is whole.
-    every = rows_every(recipe)
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="step-{step:07d}",
-        auto_insert_metric_name=False,
-        # Where a row of the curve ends: then every device resumes with an empty sum.
-        every_n_train_steps=max(every, min(250, recipe.steps // 10) // every * every),
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-
-
 def _check_recipe(recipe: Recipe) -> None:
     """Find out before anything is sampled whether the model can be built, and on which places."""
-    chips, kept = recipe.sampling, recipe.held_out
-    count, scenes = len(chips.bands), chips.scenes()
-    unknown = recipe.normalise == "archive"
-    if kept is not None:
-        kept.scenes()
+    chips, apart = recipe.sampling, recipe.held_out
+    own = recipe.normalise == "archive"
+    scenes, others = chips.scenes(), apart.scenes() if apart else {}
     try:
-        model = build_masked(
+        card = masked_card(
             recipe.model,
             bands=chips.bands,
             frames=chips.frames,
             size=chips.size,
             unit=recipe.unit,
-            mean=[0.0] * count if unknown else None,
-            std=[1.0] * count if unknown else None,
+            mean=[0.0] * len(chips.bands) if own else None,
+            std=[1.0] * len(chips.bands) if own else None,
         )
     except ModelError as error:
         raise RequestError(str(error)) from error
-    fewest = 1 if recipe.fewer_dates else chips.frames
-    units = math.prod(model.grid(torch.empty(1, count, fewest, chips.size, chips.size)))
+    dates_apart = spec(recipe.model).family == "prithvi" and not recipe.fewer_dates
+    units = (chips.size // card["unit"]) ** 2 * (chips.frames if dates_apart else 1)
     if not 0 < int(units * (1 - recipe.mask_ratio)) < units:
         raise RequestError(
             f"mask_ratio {recipe.mask_ratio} shows none or all of the {units} units of a chip of "
             f"{chips.size} pixels: give another (--mask-ratio), or larger chips (--size)."
         )
-    if kept is not None and (kept.data, kept.catalog) == (chips.data, chips.catalog):
-        both = sorted(scenes.keys() & kept.scenes().keys())
-        if both:
-            raise RequestError(
-                f"The scene '{both[0]}' is to be trained on and held out: give other values for "
-                "the held-out chips (--held-out) or for the training (-s, --worlds)."
-            )
+    same = apart and (apart.data, apart.catalog) == (chips.data, chips.catalog)
+    if same and (both := sorted(scenes.keys() & others.keys())):
+        raise RequestError(
+            f"The scene '{both[0]}' is to be trained on and held out: give other values for "
+            "the held-out chips (--held-out) or for the training (-s, --worlds)."
+        )
 
 
 def _check_options(
     recipe: Recipe, accelerator: str, strategy: str, devices: int, precision: str
 ) -> str:
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise RequestError(f"accelerator is '{accelerator}'. Known: auto, cpu, gpu, cuda, mps.")
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
     if devices < 1 or recipe.batch_size % devices:
@@ -512,17 +361,3 @@ def _check_options(
         gpu = accelerator != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return "bf16-mixed" if gpu else "32-true"
     return precision
-
-
-def _can_draw() -> bool:
-    """Whether the extra `widgets` is installed; training does without pictures."""
-    return find_spec("holoviews") is not None
-
-
-def _draw_curve(folder: Path, recipe: Recipe, rows: list[dict[str, float]]) -> None:
-    if not _can_draw():
-        return
-    from geowb import plots
-
-    curve = plots.loss_curve(pd.DataFrame(rows), title=recipe.model)
-    plots.show(curve, folder / "loss.png", inches=5)

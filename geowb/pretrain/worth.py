@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geowb.bands import HLS6
+from geowb.batch.rundir import write_at_once
 from geowb.errors import DataError, ModelError, RequestError
 from geowb.models.masked import MaskedModel, from_card
 from geowb.pretrain.probes import (
@@ -26,6 +27,7 @@ from geowb.pretrain.probes import (
     squares,
 )
 from geowb.pretrain.sampling import Sampling
+from geowb.pretrain.scenes import windows
 
 __all__ = ["SETS", "Examined", "as_metrics", "examine", "world_chips", "write_metrics"]
 
@@ -160,12 +162,8 @@ SETS: dict[str, Callable[[int], Images]] = {
 
 def _windows(grid: Any) -> np.ndarray:
     """Cut whole windows of 64 pixels out of ``(..., y, x)``; ``(N, ..., 64, 64)``."""
-    values = np.asarray(grid.values, dtype=np.float32)
-    height, width = (side // _SIDE for side in values.shape[-2:])
-    values = values[..., : height * _SIDE, : width * _SIDE]
-    values = values.reshape(*values.shape[:-2], height, _SIDE, width, _SIDE)
-    values = np.moveaxis(values, (-4, -2), (0, 1))
-    return values.reshape(-1, *values.shape[2:])
+    cut = np.moveaxis(windows(np.asarray(grid.values, np.float32), _SIDE), (-4, -3), (0, 1))
+    return cut.reshape(-1, *cut.shape[2:])
 
 
 def examine(model: MaskedModel, sets: tuple[str, ...] = tuple(SETS)) -> Examined:
@@ -293,6 +291,4 @@ def write_metrics(file: Path, examined: Examined) -> None:
     new = as_metrics(examined)
     named = {(row["name"], row["data"]) for row in new}
     old = [row for row in card.get("metrics", []) if (row["name"], row["data"]) not in named]
-    partial = path.with_name(".card.partial")
-    partial.write_text(json.dumps(card | {"metrics": old + new}, indent=1) + "\n", "utf-8")
-    partial.replace(path)
+    write_at_once(path, (json.dumps(card | {"metrics": old + new}, indent=1) + "\n").encode())
