@@ -120,16 +120,16 @@ def test_ridge_is_least_squares_with_a_penalty() -> None:
         long, np.append((y - y.mean()) / np.sqrt(40), np.zeros(5)), rcond=None
     )
     expected = ((new - x.mean(0)) / (x.std(0) + 1e-6)) @ slope + y.mean()
-    np.testing.assert_allclose(probes._ridge(x, y, penalty, classes=False)(new), expected)
+    np.testing.assert_allclose(probes._ridge(x, y, classes=False)(new, penalty), expected)
 
 
 def test_rare_classes_weigh_as_much_as_frequent_ones() -> None:
     rng = np.random.default_rng(2)
     y = np.repeat([4, 9], [500, 10])
     x = rng.normal(size=(510, 1)) + (y == 9)[:, None] * 1.5
-    found = probes._ridge(x, y, 1e-3, classes=True)(x)
+    found = probes._ridge(x, y, classes=True)(x, 1e-3)
     assert (found[y == 9] == 9).mean() > 0.6
-    plain = probes._ridge(x, (y == 9).astype(float), 1e-3, classes=False)(x) > 0.5
+    plain = probes._ridge(x, (y == 9).astype(float), classes=False)(x, 1e-3) > 0.5
     assert plain[y == 9].mean() < 0.3
 
 

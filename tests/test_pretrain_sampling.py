@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rasterio.transform import from_origin
 from geowb.catalog import open_catalog
 from geowb.errors import DataError, RequestError
 from geowb.pretrain import Sampling, draw, survey
+from geowb.pretrain.tasks import each
 
 WORLD = """\
 small:
@@ -252,6 +254,18 @@ def test_an_error_in_a_process_reads_as_one_here(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no band COASTAL") as caught:
         survey(wanted, workers=2, progress=False)
     assert "Traceback" not in str(caught.value)
+
+
+def test_workers_that_end_by_themselves_are_told() -> None:
+    import dask
+    from distributed import LocalCluster
+
+    how = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ""}
+    once = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    with once, LocalCluster(**how) as cluster:
+        where = {"title": "Survey", "scheduler": cluster.scheduler_address, "progress": False}
+        with pytest.raises(DataError, match=r"Survey: given up on .* end at one and the same"):
+            each(os._exit, [(3,)], **where)
 
 
 def test_a_process_without_tblib_adds_nothing_to_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

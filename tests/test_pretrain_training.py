@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from geowb.cli import _terminated
 from geowb.errors import DataError, ModelError, RequestError, WeightsMismatch
 from geowb.models import build, load
-from geowb.models.masked import build_masked
-from geowb.pretrain import Recipe, Sampling, pretrain, recipe, views
-from geowb.pretrain.folder import command, newest_checkpoint
-from geowb.pretrain.training import training_step
+from geowb.models.masked import build_masked, masked_card
+from geowb.pretrain import ChipArchive, ChipStream, Recipe, Sampling, pretrain, recipe, views
+from geowb.pretrain.folder import claim, command, newest_checkpoint
+from geowb.pretrain.training import model_for, optimizer_of, training_step
 
 CATALOG = """\
 meta: {name: tiny}
@@ -55,8 +61,25 @@ def whole(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def begin(whole: Path) -> Callable[[Recipe, Path], Path]:
+    """Make the folder of a pretraining that was cut off when it had its chips, those of `tiny`."""
+
+    def begun(chosen: Recipe, folder: Path) -> Path:
+        claim(folder, chosen)
+        for name in ("chips.zarr", "held_out.zarr") if chosen.held_out else ("chips.zarr",):
+            shutil.copytree(whole / name, folder / name)
+        return folder
+
+    return begun
+
+
+def curve(folder: Path) -> np.ndarray:
+    return np.genfromtxt(folder / "loss.csv", delimiter=",", names=True)
+
+
 def losses(folder: Path) -> np.ndarray:
-    return np.genfromtxt(folder / "loss.csv", delimiter=",", names=True)["loss"]
+    return curve(folder)["loss"]
 
 
 # --- masked models ----------------------------------------------------------------------------
@@ -202,16 +225,78 @@ def test_the_encoder_goes_into_a_model(whole: Path) -> None:
         build("swin_demo", weights=str(whole / "model.safetensors"))
 
 
-def test_resumed_training_is_the_undisturbed_one(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
-    folder = tmp_path / "cut"
-    first = pretrain(tiny, folder, workers=1, progress=False, stop_after=5)
+def test_the_held_out_loss_is_that_of_all_held_out_chips(whole: Path, tiny: Recipe) -> None:
+    found = curve(whole)
+    assert found["step"][np.isfinite(found["held_out"])].tolist() == [10, 12]
+    apart = ChipArchive(whole / "held_out.zarr")
+    image = next(iter(ChipStream(apart, batch_size=4, steps=1, augment=False)))["image"]
+    with torch.no_grad():
+        last = load(whole).eval()(image, views.noise(torch.arange(4), 32, tiny.seed)).loss
+    assert found["held_out"][-1] == pytest.approx(last.item(), rel=1e-4)
+
+
+def test_chips_are_normalised_by_their_own_statistics_or_the_published(
+    whole: Path, tiny: Recipe
+) -> None:
+    archive = ChipArchive(whole / "chips.zarr")
+    usual = masked_card("prithvi_demo")
+    other = model_for(replace(tiny, normalise="published"), archive)
+    for name, own in (("mean", archive.statistics.mean), ("std", archive.statistics.std)):
+        assert getattr(load(whole), name).flatten().tolist() == pytest.approx(own, rel=1e-6)
+        assert getattr(other, name).flatten().tolist() == pytest.approx(usual[name], rel=1e-6)
+        assert own != pytest.approx(usual[name], rel=0.01)
+
+
+def test_the_training_is_a_plain_loop(
+    whole: Path, tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    wild = replace(tiny, held_out=None, jitter=0.5, steps=6)
+    folder = begin(wild, tmp_path / "run")
+    pretrain(wild, folder, accelerator="cpu", workers=1, progress=False)
+    archive, expected = ChipArchive(whole / "chips.zarr"), []
+    model = model_for(wild, archive)
+    optimizer, schedule = optimizer_of(model, wild)
+    for step, batch in enumerate(ChipStream(archive, batch_size=8, steps=6, seed=wild.seed)):
+        loss = training_step(model, batch, wild, step).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1
+        optimizer.step()
+        schedule.step()
+        expected.append(loss.item())
+    np.testing.assert_allclose(losses(folder), expected, rtol=1e-5)
+
+
+def test_resumed_training_is_the_undisturbed_one(
+    whole: Path, tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    blind = replace(tiny, held_out=None)  # what is held out changes nothing of the training
+    folder = begin(blind, tmp_path / "cut")
+    first = pretrain(blind, folder, workers=1, progress=False, stop_after=5)
     assert not first.done
     assert not first.model_file.exists()
-    again = pretrain(tiny, folder, workers=1, progress=False)
+    again = pretrain(blind, folder, workers=1, progress=False)
     assert again.done
+    assert [file.name for file in folder.glob("checkpoints/*")] == ["step-0000012.ckpt"]
     assert losses(folder).tolist() == losses(whole).tolist()
     ours, theirs = (load(place).state_dict() for place in (folder, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_row_and_the_clock_go_on_after_a_resume(
+    tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    longer = replace(tiny, held_out=None, steps=40)  # a row is the mean of two steps
+    curves = []
+    for name, parts in (("whole", (10,)), ("cut", (7, 1, 2))):
+        folder = begin(longer, tmp_path / name)
+        for steps in parts:
+            done = pretrain(longer, folder, workers=1, progress=False, stop_after=steps)
+        curves.append(done.history)
+    whole, cut = curves
+    assert cut["step"].tolist() == [2, 4, 6, 8, 10]
+    assert cut["loss"].tolist() == whole["loss"].tolist()
+    assert cut["seconds"].is_monotonic_increasing
 
 
 def test_what_is_done_is_not_done_again(whole: Path, tiny: Recipe) -> None:
@@ -220,19 +305,21 @@ def test_what_is_done_is_not_done_again(whole: Path, tiny: Recipe) -> None:
     assert (whole / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Recipe, tmp_path: Path) -> None:
-    pretrain(tiny, tmp_path / "run", workers=1, progress=False, stop_after=4)
+def test_a_checkpoint_that_was_cut_off_is_passed_over(
+    tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    blind = replace(tiny, held_out=None)
+    pretrain(blind, begin(blind, tmp_path / "run"), workers=1, progress=False, stop_after=4)
     folder = tmp_path / "run" / "checkpoints"
-    good = newest_checkpoint(folder, tiny)
+    step, good = newest_checkpoint(folder, blind)
     (folder / "step-0000009.ckpt").write_bytes(good.read_bytes()[:5000])
-    assert newest_checkpoint(folder, tiny) == good
+    assert newest_checkpoint(folder, blind) == (step, good)
+    assert step == 4
     with pytest.raises(RequestError, match="another recipe"):
-        newest_checkpoint(folder, replace(tiny, seed=9))
+        newest_checkpoint(folder, replace(blind, seed=9))
 
 
 def test_other_values_are_another_pretraining(tiny: Recipe, tmp_path: Path) -> None:
-    from geowb.pretrain.folder import claim
-
     some = tiny.changed(sampling={"selections": {"region": ["cerrado"]}})
     claim(tmp_path / "one", some)
     with pytest.raises(RequestError, match=r"selections\.region"):
@@ -242,18 +329,31 @@ def test_other_values_are_another_pretraining(tiny: Recipe, tmp_path: Path) -> N
         claim(tmp_path / "one", tiny)
 
 
-def test_force_starts_anew_whatever_a_kill_left(tiny: Recipe, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    pretrain(tiny, folder, workers=1, progress=False, stop_after=1)
+def test_force_starts_anew_whatever_a_kill_left(
+    tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    blind = replace(tiny, held_out=None)
+    folder = begin(blind, tmp_path / "run")
+    pretrain(blind, folder, workers=1, progress=False, stop_after=1)
     (folder / ".chips.zarr.lock").touch()
-    other = replace(tiny, steps=2, seed=5)
+    other = replace(blind, steps=2, seed=5)
     assert pretrain(other, folder, workers=1, progress=False, force=True).done
+
+
+def test_force_leaves_only_what_a_pretraining_does_not_make(
+    whole: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    for name in (".chips.zarr.partial", ".held_out.zarr.partial"):
+        (folder / name).mkdir()
+    (folder / ".chips.zarr.lock").touch()
+    (folder / "thesis.txt").touch()
+    claim(folder, replace(tiny, seed=5), force=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["pretraining.json", "thesis.txt"]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_short_trainings_have_a_rate(steps: int, tiny: Recipe) -> None:
-    from geowb.pretrain.training import optimizer_of
-
     model = build_masked("prithvi_demo", frames=2, size=32)
     optimizer, schedule = optimizer_of(model, replace(tiny, steps=steps))
     for _ in range(steps):
@@ -262,9 +362,11 @@ def test_short_trainings_have_a_rate(steps: int, tiny: Recipe) -> None:
     assert 0 < schedule.get_last_lr()[0] <= tiny.learning_rate
 
 
-def test_swin_trains_on_several_dates_that_are_channels(tiny: Recipe, tmp_path: Path) -> None:
+def test_swin_trains_on_several_dates_that_are_channels(
+    tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
     swin = replace(tiny, model="swin_demo", unit=8, fewer_dates=0.0, steps=2)
-    result = pretrain(swin, tmp_path / "swin", workers=1, progress=False)
+    result = pretrain(swin, begin(swin, tmp_path / "swin"), workers=1, progress=False)
     model = load(result.folder)
     x = torch.randn(1, 6, 2, 32, 32) * 300 + 1000
     found = model(x)
@@ -293,23 +395,27 @@ def test_wrong_requests_write_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_two_processes_see_what_one_does(whole: Path, tiny: Recipe, tmp_path: Path) -> None:
-    words = ["pretrain", "prithvi_demo", "--data", "tiny", "--catalog", tiny.sampling.catalog]
+@pytest.mark.parametrize("name", ["prithvi_demo", "swin_demo"])
+def test_two_processes_see_what_one_does(
+    name: str, tiny: Recipe, begin: Callable[[Recipe, Path], Path], tmp_path: Path
+) -> None:
+    words = ["pretrain", name, "--data", "tiny", "--catalog", tiny.sampling.catalog]
     words += ["--worlds", "0,1", "--size", "32", "--frames", "2", "--chips", "24"]
     words += ["--min-clear", "0.5", "--batch-size", "8", "--seed", "3", "--workers", "1"]
-    words += ["--steps", "6", "--accelerator", "cpu", "--strategy", "ddp"]
-    curves = []
-    for devices in ("1", "2"):
-        folder = tmp_path / devices
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "geowb.cli", *words, "--devices", devices, "--out", str(folder)],
-            capture_output=True, text=True, env=environment, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == str(folder / "model.safetensors")
-        curves.append(losses(folder))
-    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-4)
+    words += ["--steps", "6", "--accelerator", "cpu", "--strategy", "ddp", "--devices", "2"]
+    chosen = recipe(name).changed(
+        steps=6, worlds=[0, 1], batch_size=8, seed=3, sampling=tiny.sampling.to_dict()
+    )
+    one, two = (begin(chosen, tmp_path / place) for place in ("one", "two"))
+    pretrain(chosen, one, accelerator="cpu", workers=1, progress=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "geowb.cli", *words, "--out", str(two)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(two / "model.safetensors")
+    np.testing.assert_allclose(losses(two), losses(one), rtol=2e-4)
 
 
 def test_a_loss_that_is_no_number_leaves_no_model(tiny: Recipe, tmp_path: Path) -> None:
@@ -327,6 +433,68 @@ def test_a_loss_that_is_no_number_leaves_no_model(tiny: Recipe, tmp_path: Path) 
         with pytest.raises(DataError, match="lower learning rate"):
             pretrain(wild, tmp_path / "nan", workers=1, progress=False)
     assert not (tmp_path / "nan" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_ends_it_as_it_ends_other_commands(
+    number: int,
+    expected: type[BaseException],
+    tiny: Recipe,
+    begin: Callable[[Recipe, Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import geowb.pretrain.training as training
+
+    blind = replace(tiny, held_out=None)
+    folder, original = begin(blind, tmp_path / "run"), training.training_step
+
+    def signalled(*words: Any) -> object:
+        if words[-1] == 3:
+            os.kill(os.getpid(), number)
+        return original(*words)
+
+    monkeypatch.setattr(training, "training_step", signalled)
+    before = [signal.signal(signal.SIGTERM, _terminated), signal.getsignal(signal.SIGINT)]
+    try:
+        with pytest.raises(expected) as caught:
+            pretrain(blind, folder, workers=1, progress=False)
+        held = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+        assert held == [_terminated, before[1]]
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    assert number == signal.SIGINT or caught.value.code == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert pretrain(blind, folder, workers=1, progress=False).done
+
+
+def test_a_process_that_waits_for_the_first_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import geowb.pretrain.folder as module
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(module, "_PATIENCE", 0)
+    assert not module.is_first()
+    threading.Timer(0.2, (tmp_path / ".ready").touch).start()
+    with module.taking_turns(tmp_path, first=False):
+        assert "RANK=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_which_errors_are_those_of_another_process(error: RuntimeError, lost: bool) -> None:
+    from geowb.pretrain.training import _is_of_another_process
+
+    assert _is_of_another_process(error) == lost
 
 
 # --- requests ---------------------------------------------------------------------------------

@@ -156,12 +156,25 @@ def test_training_in_the_models_card_is_shown(run, tmp_path):
         row["held_out"] = 7.0
     recipe = {"steps": 400, "model": "unet", "sampling": {"seeds": [1, 2]}}
     known = {
-        "training": {"recipe": recipe, "command": "geowb x", "seconds": 600.0, "curve": curve},
-        "metrics": [{"name": "ssim", "value": 0.91, "unit": "", "data": "test chips"}],
+        "training": {
+            "recipe": recipe | {"catalog": "/home/me/mine.yaml"},
+            "command": "geowb pretrain --catalog /home/me/mine.yaml",
+            "seconds": 600.0,
+            "curve": curve,
+        },
+        "metrics": [
+            {"name": "ssim", "value": 0.91, "unit": "", "data": "test chips"},
+            {
+                "name": "r2/biomass/200",
+                "what": "linear probe",
+                "value": 0.5,
+                "beside": {"random weights": 0.4, "gain at 95 %": [-0.01, 0.2]},
+            },
+        ],
         "trained_on": {
             "entry": "world_year",
             "seeds": [*range(300, 340)],
-            "provenance": {"files": 1},
+            "provenance": {"files": {"/home/me/tile.tif": {"bytes": 7}}},
         },
     }
     folder = models.publish(copied(run, tmp_path / "unet", **known), tmp_path / "out")
@@ -169,18 +182,25 @@ def test_training_in_the_models_card_is_shown(run, tmp_path):
     for told in (
         "| steps | 400 |",
         "| time | 10 min |",
-        "| command | `geowb x` |",
+        "| command | `geowb pretrain --catalog mine.yaml` |",
         "| step | loss | held out |",
         "| 0 | 4 | 7 |",
         "| 400 | 0.0396 | 7 |",
-        "| ssim | 0.91 |  | test chips |",
-        "| held_out_loss | 7 | normalised | world_year held-out chips, of other places |",
+        "| metric | what | value | beside it | unit | data |\n|---|---|---:|---|---|---|\n",
+        "| ssim |  | 0.91 |  |  | test chips |",
+        "| r2/biomass/200 | linear probe | 0.5 | random weights 0.4; gain at 95 % -0.01 to 0.2 |",
+        "| held_out_loss |  | 7 |  | normalised | world_year held-out chips, of other places |",
         "| seeds | 300 to 339 |",
         "simulated world.",
     ):
         assert told in text
     assert "learning rate" not in text
     assert "sampling" not in text
+    assert {r.metric_type for r in hub.ModelCard(text).data.eval_results} >= {"ssim", "r2"}
+    card = json.loads((folder / "model.json").read_text())
+    assert card["training"]["recipe"]["catalog"] == "mine.yaml"
+    assert list(card["trained_on"]["provenance"]["files"]) == ["tile.tif"]
+    assert "/home" not in json.dumps(card)
 
 
 def test_a_masked_model_is_published_the_same_way(tmp_path, monkeypatch):

@@ -153,9 +153,11 @@ def pretrain(
             stop_after=stop_after,
             force=force,
         )
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted. What is in {folder} is kept; the same command goes on.", err=True)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, or a batch system's SIGTERM
+        if is_first():
+            told = f"Interrupted. What is in {folder} is kept; the same command goes on."
+            typer.echo(told, err=True)
+        raise typer.Exit(getattr(stop, "code", 130)) from None
     if not result.done:
         step = int(result.history["step"].max()) if len(result.history) else 0
         typer.echo(f"Stopped at step {step} of {chosen.steps}; the same command goes on.", err=True)
@@ -203,7 +205,7 @@ def probe(
     masked = load(file)
     if getattr(masked, "card", {}).get("kind") != "masked":
         raise RequestError(f"{file} is no masked model: geowb pretrain makes one.")
-    found = worth.examine(masked, names)
+    found = worth.examine(masked, names, progress=True)
     for line in found.missing:
         typer.echo(f"Left out: {line}", err=True)
     for table, title in (
@@ -212,11 +214,21 @@ def probe(
     ):
         if len(table):
             typer.echo(f"{title}\n")
-            show(tuple(table.columns), [[_cell(v) for v in row] for row in table.to_numpy()])
+            heads = tuple(_HEADS.get(name, name) for name in table.columns)
+            show(heads, [[_cell(v) for v in row] for row in table.to_numpy()])
             typer.echo()
     if write:
         worth.write_metrics(file, found)
         typer.echo(f"Written into {file.with_name('model.json')}.", err=True)
+
+
+#: What columns of the probes' tables are called on a screen.
+_HEADS = {
+    "low": "gain from",
+    "high": "to",
+    "low_mean": "gain on mean from",
+    "low_nearest": "on nearest from",
+}
 
 
 def _cell(value: Any) -> str:

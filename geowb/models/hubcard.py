@@ -208,9 +208,7 @@ def readme(about: About) -> str:
         facts=_cells(hubtexts.facts(about)),
         limits=hubtexts.limits(about),
         snippet=hubtexts.snippet(about),
-        metrics=[
-            {**_cell_map(row), "shown": hubtexts.number(row["value"])} for row in about.metrics
-        ],
+        metrics=[list(map(_cell, row)) for row in hubtexts.metrics(about)],
         data=_cells(hubtexts.data(about)),
         training=_cells(hubtexts.training(about)),
         command=_command(about.run),
@@ -230,7 +228,7 @@ def _front_matter(about: About) -> Any:
     for row in about.metrics:
         if row["value"] is None or row.get("unit") in _COSTS:
             continue
-        data = row.get("data") or "not recorded"
+        data, unit = row.get("data") or "not recorded", row.get("unit") or ""
         known = [hubs for name, hubs in about.datasets.items() if name in data.split()]
         result = EvalResult(
             task_type=about.pipeline or "pixel-regression",
@@ -238,7 +236,7 @@ def _front_matter(about: About) -> Any:
             dataset_name=data,
             dataset_config=data,  # the hub's tools merge results whose type and config are the same
             metric_type=row["name"].split("/")[0],
-            metric_name=f"{row['name']} ({row['unit']})" if row.get("unit") else row["name"],
+            metric_name=row["name"] + (f" ({unit})" if unit not in ("", "1") else ""),
             metric_value=row["value"],
         )
         results.append(result)
@@ -267,11 +265,10 @@ def _provenance(about: About) -> dict[str, Any]:
 
 
 def _command(run: Mapping[str, Any]) -> str:
-    """Command that repeats the study; of local files only the names are told."""
+    """Command that repeats the study."""
     lines = [f"geowb run {run.get('study')}"]
     for name, value in run.get("parameters", {}).items():
         text = value if isinstance(value, str) else json.dumps(value)
-        text = Path(text).name if Path(text).is_absolute() else text
         lines.append(f"-p {shlex.quote(f'{name}={text}')}")
     return " \\\n  ".join(lines) if run.get("study") else ""
 
@@ -279,10 +276,6 @@ def _command(run: Mapping[str, Any]) -> str:
 def _cells(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of a table without those that say nothing."""
     return [(name, _cell(value)) for name, value in rows.items() if value not in (None, "", [], {})]
-
-
-def _cell_map(row: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _cell(row.get(key) or "") for key in ("name", "unit", "data")}
 
 
 def _cell(value: Any) -> str:

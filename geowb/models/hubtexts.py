@@ -12,7 +12,18 @@ from geowb.lines import duration
 if TYPE_CHECKING:
     from geowb.models.hubcard import About
 
-__all__ = ["curve", "data", "facts", "limits", "number", "snippet", "title", "training", "what"]
+__all__ = [
+    "curve",
+    "data",
+    "facts",
+    "limits",
+    "metrics",
+    "number",
+    "snippet",
+    "title",
+    "training",
+    "what",
+]
 
 #: Columns of a loss curve that are shown, and at most how many rows.
 _CURVE = ("step", "epoch", "loss", "held_out")
@@ -166,6 +177,28 @@ def number(value: float | None) -> str:
     if float(value).is_integer() or (abs(value) >= 1e4 and math.isfinite(value)):
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def metrics(about: About) -> list[list[str]]:
+    """Table of what was measured, head first, without columns that say nothing; empty if none."""
+    heads = ("metric", "what", "value", "beside it", "unit", "data")
+    rows = [
+        [
+            row["name"],
+            row.get("what") or "",
+            number(row["value"]),
+            "; ".join(f"{name} {_range(held)}" for name, held in (row.get("beside") or {}).items()),
+            row.get("unit") or "",
+            row.get("data") or "",
+        ]
+        for row in about.metrics
+    ]
+    used = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    return [[row[i] for i in used] for row in (heads, *rows)] if rows else []
+
+
+def _range(held: float | list[float]) -> str:
+    return " to ".join(map(number, held)) if isinstance(held, list) else number(held)
 
 
 def data(about: About) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,8 +107,9 @@ def publish(
         trained=was_trained(card),
     )
     texts = {"config.json": hubcard.config(about, model), "README.md": hubcard.readme(about)}
+    texts["model.json"] = json.dumps(card, indent=1) + "\n"
     try:
-        _write(folder, [file, file.with_name("model.json"), *about.figures], texts)
+        _write(folder, [file, *about.figures], texts)
     except OSError as error:
         raise ModelError(
             f"{folder} could not be written ({error.strerror or error}). Name another folder."
@@ -185,13 +187,13 @@ def was_trained(card: Mapping[str, Any]) -> bool:
 
 def _what_is_known(file: Path) -> tuple[dict, dict, list[dict]]:
     """Return the model's card, the run's record (or nothing), and metrics with their data."""
-    card = _read(file.with_name("model.json"))
+    card = without_folders(_read(file.with_name("model.json")))
     measured = [*_held_out(card), *_checked(card.get("metrics") or [])]
     folder = file.absolute().parent
     record = folder.parent.parent / "run.json"
     if folder.parent.name != "models" or not record.is_file():
         return card, {}, measured
-    run = {**_read(record), "name": card.get("run") or record.parent.name}
+    run = {**without_folders(_read(record)), "name": card.get("run") or record.parent.name}
     names = {folder.name, card.get("name")}
     numbers = record.with_name("metrics.json")
     held = _read(numbers) if numbers.is_file() else {}
@@ -202,6 +204,25 @@ def _what_is_known(file: Path) -> tuple[dict, dict, list[dict]]:
         if names & set(name.split("/")):
             measured.append({"name": name, "data": data, **value})
     return card, run, measured
+
+
+def without_folders(value: Any) -> Any:
+    """Leave of this machine's absolute paths only the last part, in keys, values and commands.
+
+    >>> without_folders({"command": "geowb pretrain unet --catalog /home/me/mine.yaml"})
+    {'command': 'geowb pretrain unet --catalog mine.yaml'}
+    """
+    if isinstance(value, dict):
+        held = {without_folders(key): without_folders(one) for key, one in value.items()}
+        if isinstance(words := held.get("command"), str):
+            held["command"] = shlex.join(map(without_folders, shlex.split(words)))
+        return held
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    if isinstance(value, str):
+        head, equals, path = value.rpartition("=")
+        return f"{head}{equals}{Path(path).name}" if Path(path).is_absolute() else value
+    return value
 
 
 def _held_out(card: Mapping[str, Any]) -> list[dict[str, Any]]:

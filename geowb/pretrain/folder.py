@@ -19,6 +19,7 @@ import torch
 
 from geowb.batch.rundir import write_at_once
 from geowb.errors import RequestError
+from geowb.lines import Line
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
 
@@ -32,6 +33,7 @@ __all__ = [
     "clear",
     "command",
     "finished",
+    "forget",
     "is_first",
     "leave",
     "machine_of",
@@ -48,6 +50,10 @@ _MADE = (
 )
 #: What a process that was killed may have left beside them.
 _LEFTOVERS = (".chips.zarr*", ".held_out.zarr*", ".loss.csv.*", ".*.partial")
+#: Seconds that a process waits for the first one before it says so.
+_PATIENCE = 30
+#: What launchers number their processes by.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 #: What the command line can change of a recipe and of its sampling, and what it calls it there.
 OPTIONS = ("steps", "batch_size", "learning_rate", "mask_ratio", "jitter", "normalise", "seed")
 SAMPLED = (
@@ -57,8 +63,10 @@ NAMES = {"count": "chips"}
 COLUMNS = ("step", "loss", "held_out", "learning_rate", "seconds")
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Recipe, *, force: bool = False) -> None:
     """Take a folder for a recipe, or make sure that it is this recipe's already.
+
+    With `force` what the folder holds of a pretraining is thrown away; other files stay.
 
     Raises
     ------
@@ -66,6 +74,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         If it holds another pretraining, or something else.
     """
     record, wanted = folder / _RECORD, _plain(recipe)
+    cleared = force and clear(folder)
     if record.is_file():
         try:
             held = dict(json.loads(record.read_text("utf-8")))
@@ -81,7 +90,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         return
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file: give a folder (--out).")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not cleared:
         raise RequestError(f"{folder} is not empty, and holds no pretraining: give another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,10 +121,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def clear(folder: Path) -> None:
-    """Remove what a pretraining made, and nothing else."""
+def clear(folder: Path) -> bool:
+    """Remove what a pretraining made, and nothing else; return whether there was one."""
     if not (folder / _RECORD).is_file():
-        return
+        return False
     left = [path for pattern in _LEFTOVERS for path in folder.glob(pattern)]
     # The record last: a removal that is cut off can be done again.
     for path in (*left, *(folder / name for name in reversed(_MADE))):
@@ -123,6 +132,7 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    return True
 
 
 def finished(folder: Path, recipe: Recipe) -> pd.DataFrame | None:
@@ -146,28 +156,45 @@ def taking_turns(folder: Path, first: bool) -> Iterator[None]:
         yield
         ready.touch()
         return
+    began, told = time.monotonic(), False
     while not ready.is_file():
+        if not told and time.monotonic() - began > _PATIENCE:
+            names = [f"{name}={os.environ[name]}" for name in _RANKS if name in os.environ]
+            Line().show(
+                f"Not the first process ({', '.join(names)}): waiting until that one has made the "
+                f"chips in {folder}. If there is none, unset these variables."
+            )
+            told = True
         time.sleep(0.5)
     yield
 
 
-def newest_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
-    """Find the last checkpoint that is whole, or None.
+def newest_checkpoint(folder: Path, recipe: Recipe) -> tuple[int, Path | None]:
+    """Find the last checkpoint that is whole, and its step; ``(0, None)`` if there is none.
 
     Raises
     ------
     RequestError
         If it is of another recipe.
     """
-    for file in sorted(folder.glob("step-*.ckpt"), reverse=True):
+    found: list[tuple[int, Path]] = []
+    for file in folder.glob("*.ckpt"):  # Lightning's own name under SLURM is hpc_ckpt_N.ckpt
         try:
-            held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["recipe"]
+            held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            step, made_by = held["global_step"], held["recipe"]
         except (RuntimeError, EOFError, KeyError, OSError, pickle.UnpicklingError, ValueError):
             continue  # cut off while it was written; the one before it is still there
-        if held != recipe.as_dict():
+        if made_by != recipe.as_dict():
             raise RequestError(f"{file} is a checkpoint of another recipe: remove it.")
-        return file
-    return None
+        found.append((step, file))
+    return max(found, default=(0, None))
+
+
+def forget(folder: Path, but: Path | None) -> None:
+    """Remove checkpoints that `but`, a whole one, has made useless."""
+    for file in folder.glob("*.ckpt") if but else ():
+        if file != but:
+            file.unlink(missing_ok=True)
 
 
 def write_history(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
@@ -275,5 +302,4 @@ def machine_of(device: torch.device) -> str:
 
 def is_first() -> bool:
     """Whether this is the first process of a training, before Lightning knows it."""
-    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return not any(os.environ.get(name, "0") not in ("", "0") for name in names)
+    return not any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)

@@ -19,10 +19,10 @@ from geowb.pretrain import views
 from geowb.pretrain.folder import COLUMNS, machine_of, write_history
 from geowb.pretrain.recipes import Recipe
 
-__all__ = ["Keep", "Log", "checkpoints", "draw_curve"]
+__all__ = ["Keep", "Log", "checkpoints", "draw_curve", "rows_every"]
 
 
-def _rows_every(recipe: Recipe) -> int:
+def rows_every(recipe: Recipe) -> int:
     """Count the steps from one row of the loss curve to the next."""
     return max(1, min(10, recipe.steps // 20))
 
@@ -37,7 +37,7 @@ class Log(Callback):
         self._sum, self._count, self._began, self._before = 0.0, 0, time.perf_counter(), 0.0
         self._first, self.machine, self._rate = 0, "", 0.0
         # Rows often enough for a curve; the held-out chips at most 20 times.
-        self._every = _rows_every(recipe)
+        self._every = rows_every(recipe)
         self._rare = max(10, recipe.steps // 20 // self._every * self._every)
 
     @property
@@ -118,12 +118,13 @@ def _reconstruct(model: MaskedModel, image: torch.Tensor, recipe: Recipe) -> Rec
 
 
 class Keep(Callback):
-    """Writes loss.csv, the curve and pictures of reconstructions when a checkpoint is written."""
+    """Writes loss.csv when a checkpoint is written, and now and then a picture beside it."""
 
     def __init__(
         self, log: Log, folder: Path, recipe: Recipe, held_out: torch.Tensor | None
     ) -> None:
         self._log, self._folder, self._recipe, self._held_out = log, folder, recipe, held_out
+        self._every, self._drawn = max(10, recipe.steps // 10), 0  # a picture takes a second
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]
@@ -132,7 +133,10 @@ class Keep(Callback):
         checkpoint["recipe"] = self._recipe.as_dict()
         if trainer.is_global_zero:
             write_history(self._folder / "loss.csv", self._log.rows)
-            self._picture(task.model, trainer.global_step)
+            step = trainer.global_step
+            if step - self._drawn >= self._every or step == self._recipe.steps:
+                self._picture(task.model, step)
+                self._drawn = step
 
     @torch.no_grad()
     def _picture(self, model: MaskedModel, step: int) -> None:
@@ -158,7 +162,7 @@ class Keep(Callback):
 
 def checkpoints(folder: Path, recipe: Recipe) -> ModelCheckpoint:
     """Write checkpoints; the one before is removed only when the new one is whole."""
-    every = _rows_every(recipe)
+    every = rows_every(recipe)
     return ModelCheckpoint(
         dirpath=folder,
         filename="step-{step:07d}",

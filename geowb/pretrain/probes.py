@@ -132,22 +132,24 @@ def linear_probe(
     names, which = np.unique(at, return_inverse=True)
     group = rng.permutation(len(names))[which] % 4 if len(names) >= 4 else np.arange(len(at)) % 4
 
+    folds = [group == k for k in np.unique(group)]
+    fits = [_ridge(xs[~out], ys[~out], data.classes) for out in folds]
+
     def score(penalty: float) -> float:
         found = np.empty(len(ys), ys.dtype)
-        for k in np.unique(group):
-            out = group == k
-            found[out] = _ridge(xs[~out], ys[~out], penalty, data.classes)(xs[out])
+        for out, predict in zip(folds, fits, strict=True):
+            found[out] = predict(xs[out], penalty)
         return probe_score(ys, found, data.classes)
 
     best = max(np.logspace(-3, 3, 7), key=score)
-    found = _ridge(xs, ys, best, data.classes)(x[held])
+    found = _ridge(xs, ys, data.classes)(x[held], best)
     return pd.DataFrame({"place": place[held], "truth": y[held], "prediction": found})
 
 
 def _ridge(
-    x: np.ndarray, y: np.ndarray, penalty: float, classes: bool
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Solve ridge regression in closed form; return what predicts."""
+    x: np.ndarray, y: np.ndarray, classes: bool
+) -> Callable[[np.ndarray, float], np.ndarray]:
+    """Prepare ridge regression in closed form; return what predicts under a penalty."""
     names, which = np.unique(y, return_inverse=True) if classes else (None, None)
     target = np.eye(len(names))[which] if classes else y[:, None].astype(float)
     weight = 1 / np.bincount(which)[which] if classes else np.ones(len(y))
@@ -155,10 +157,11 @@ def _ridge(
     centre, spread = weight @ x, x.std(0) + 1e-6
     level = weight @ target
     z = (x - centre) / spread
-    gram = (z * weight[:, None]).T @ z + penalty * np.eye(z.shape[1])
-    slope = np.linalg.solve(gram, (z * weight[:, None]).T @ (target - level))
+    gram = (z * weight[:, None]).T @ z
+    right = (z * weight[:, None]).T @ (target - level)
 
-    def predict(new: np.ndarray) -> np.ndarray:
+    def predict(new: np.ndarray, penalty: float) -> np.ndarray:
+        slope = np.linalg.solve(gram + penalty * np.eye(z.shape[1]), right)
         values = ((new - centre) / spread) @ slope + level
         return names[values.argmax(1)] if classes else values[:, 0]
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -37,7 +38,7 @@ def each(
     with _ticker(title, len(arguments), progress) as tick:
         try:
             if scheduler:
-                return _on_cluster(function, arguments, scheduler, tick)
+                return _on_cluster(function, arguments, scheduler, title, tick)
             return _here(function, arguments, workers, tick)
         except GeowbError as error:  # dask adds the traceback of its process to the text
             raise getattr(error, "exception", error) from None
@@ -79,7 +80,7 @@ def _end_with_parent() -> None:
 
 
 def _on_cluster(
-    function: Callable, arguments: Sequence[tuple], address: str, tick: Callable
+    function: Callable, arguments: Sequence[tuple], address: str, title: str, tick: Callable
 ) -> list:
     import distributed
 
@@ -97,6 +98,14 @@ def _on_cluster(
                 task.result()
                 tick()
             return client.gather(tasks)
+        except (distributed.KilledWorker, CancelledError) as error:
+            what = "its workers end at one and the same part, as when memory runs out"
+            if isinstance(error, CancelledError):
+                what = "the scheduler is gone"
+            raise DataError(
+                f"{title}: given up on the cluster at '{address}': {what}. See its logs. What is "
+                "written is kept, and the same call goes on."
+            ) from error
         finally:
             client.cancel(tasks, force=True)
 

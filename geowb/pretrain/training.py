@@ -7,6 +7,8 @@ again goes on where the last one stopped.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import Callback
 
-from geowb.errors import ModelError, RequestError
+from geowb.errors import DataError, ModelError, RequestError
 from geowb.lines import Line
 from geowb.locks import held
 from geowb.models.masked import MaskedModel, Reconstruction, build_masked, masked_card
@@ -27,15 +30,15 @@ from geowb.pretrain.archive import ChipArchive, write_archive
 from geowb.pretrain.folder import (
     COLUMNS,
     claim,
-    clear,
     finished,
+    forget,
     is_first,
     leave,
     machine_of,
     newest_checkpoint,
     taking_turns,
 )
-from geowb.pretrain.following import Keep, Log, checkpoints, draw_curve
+from geowb.pretrain.following import Keep, Log, checkpoints, draw_curve, rows_every
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.sampling import Sampling
 from geowb.pretrain.stream import ChipStream
@@ -122,6 +125,20 @@ class _Batches:
         pass
 
 
+class _Ends(Callback):
+    """Has SIGTERM end a process as its caller wants.
+
+    Lightning would tell the other processes first, by a broadcast for which they may never come.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread() and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+
+
 class _Masked(L.LightningModule):
     def __init__(self, model: MaskedModel, recipe: Recipe, archive: ChipArchive) -> None:
         super().__init__()
@@ -182,7 +199,8 @@ def pretrain(
     scheduler, workers
         Address of a dask scheduler for the sampling, or processes on this machine.
     stop_after
-        Stop after so many steps, to be resumed by the same call; 0 for all of them.
+        Stop after so many steps, to be resumed by the same call; 0 for all of them. Several
+        devices stop where the next row of the curve ends.
     force
         Throw away what is in the folder.
 
@@ -203,9 +221,7 @@ def pretrain(
         if not mine:
             raise RequestError(f"Another process pretrains in {folder}: wait until it has ended.")
         if first:
-            if force:
-                clear(folder)
-            claim(folder, recipe)
+            claim(folder, recipe, force=force)
         if not force and (history := finished(folder, recipe)) is not None:
             return Pretraining(folder, history, done=True)
         options = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
@@ -234,19 +250,23 @@ def _work(
     if first and progress:
         _tell_strata(archive)
     log, kept = Log(recipe, held_out, progress), folder / "checkpoints"
-    resume = newest_checkpoint(kept, recipe)
-    reached = 0 if resume is None else int(resume.stem.removeprefix("step-"))
-    last = recipe.steps if stop_after < 1 else min(recipe.steps, reached + stop_after)
+    reached, resume = newest_checkpoint(kept, recipe)
+    last = reached + stop_after if stop_after > 0 else recipe.steps
+    if options["devices"] * options["num_nodes"] > 1:  # else the sums of the others were lost
+        last += -last % rows_every(recipe)
+    last = min(last, recipe.steps)
     seed_everything(recipe.seed)
     with quiet():
         trainer = L.Trainer(
             max_steps=last,
             **options,
+            default_root_dir=kept,  # where Lightning leaves a checkpoint that SLURM asks for
             gradient_clip_val=1.0,
             callbacks=[
                 log,
                 Keep(log, folder, recipe, held_out),
                 checkpoints(kept, recipe),
+                _Ends(),
             ],
             logger=False,
             enable_progress_bar=False,
@@ -256,12 +276,26 @@ def _work(
         task = _Masked(model_for(recipe, archive), recipe, archive)
         try:
             trainer.fit(task, ckpt_path=resume, weights_only=True if resume else None)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning ends the process; the caller is to be told
+        except SystemExit as stop:
+            if trainer.interrupted and stop.code == 1:  # Lightning's way to end at Ctrl-C
                 raise KeyboardInterrupt from None
+            if trainer.strategy.launcher is not None:  # the processes that this one has started
+                trainer.strategy.launcher.kill(signal.SIGTERM)
+            raise
+        except RuntimeError as error:
+            if trainer.world_size > 1 and _is_of_another_process(error):
+                raise DataError(
+                    f"Another process of the training in {folder} ended by itself, or could not be "
+                    f"reached: see its own message ({' '.join(str(error).split())[:200]}). If "
+                    "memory ran out, use a smaller batch (--batch-size). The same command goes on "
+                    "from the last checkpoint."
+                ) from error
             raise
         if trainer.global_step > reached:
-            trainer.save_checkpoint(kept / f"step-{trainer.global_step:07d}.ckpt")
+            newest = kept / f"step-{trainer.global_step:07d}.ckpt"
+            trainer.save_checkpoint(newest)
+            if trainer.is_global_zero:
+                forget(kept, newest)
     done = trainer.global_step == recipe.steps
     if trainer.is_global_zero and done:
         devices = options["devices"] * options["num_nodes"]
@@ -338,6 +372,12 @@ def _check_recipe(recipe: Recipe) -> None:
             f"The scene '{both[0]}' is to be trained on and held out: give other values for "
             "the held-out chips (--held-out) or for the training (-s, --worlds)."
         )
+
+
+def _is_of_another_process(error: RuntimeError) -> bool:
+    """Whether a collective call failed because another process is gone (gloo has no own class)."""
+    known = isinstance(error, torch.distributed.DistError)
+    return known or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def _check_options(

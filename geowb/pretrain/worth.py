@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import pandas as pd
 from geowb.bands import HLS6
 from geowb.batch.rundir import write_at_once
 from geowb.errors import DataError, ModelError, RequestError
+from geowb.lines import Line
 from geowb.models.masked import MaskedModel, from_card
 from geowb.pretrain.probes import (
     Labelled,
@@ -70,7 +72,13 @@ class Examined:
     missing: tuple[str, ...] = ()
 
 
-def world_chips(frames: int, *, seeds: range = range(400, 416), count: int = 1920) -> Images:
+def world_chips(
+    frames: int,
+    *,
+    seeds: range = range(400, 416),
+    count: int = 1920,
+    progress: bool = False,
+) -> Images:
     """Simulate worlds that no pretraining has seen, with land cover.
 
     >>> world_chips(3).data.images.shape[1:]  # doctest: +SKIP
@@ -83,7 +91,7 @@ def world_chips(frames: int, *, seeds: range = range(400, 416), count: int = 192
 
     wanted = Sampling("world_year", seeds=seeds, size=_SIDE, frames=frames, count=count)
     with tempfile.TemporaryDirectory(prefix="geowb-probe-") as folder:
-        archive = write_archive(wanted, Path(folder) / "chips.zarr", workers=1, progress=False)
+        archive = write_archive(wanted, Path(folder) / "chips.zarr", workers=1, progress=progress)
         read, table = archive.read(np.arange(len(archive))), archive.table
     seed = table["scene"].str.extract(r"seed=(\d+)")[0].astype(int).to_numpy()
     place = table["scene"].astype("category").cat.codes.to_numpy()
@@ -96,7 +104,7 @@ def world_chips(frames: int, *, seeds: range = range(400, 416), count: int = 192
     )
 
 
-def _biomass(frames: int) -> Images:
+def _biomass(frames: int, **_: Any) -> Images:
     """Three months without snow of one BioMassters chip; the label is biomass."""
     from geowb.catalog import open_catalog
 
@@ -109,7 +117,7 @@ def _biomass(frames: int) -> Images:
     return Images(Labelled(images, labels, place), place % 2 == 0, "biomass", "biomassters_chip")
 
 
-def _flood(frames: int) -> Images:
+def _flood(frames: int, **_: Any) -> Images:
     """One Sentinel-2 chip of a flood; the label is water."""
     from geowb.catalog import open_catalog
 
@@ -120,7 +128,7 @@ def _flood(frames: int) -> Images:
     return Images(Labelled(images, labels, place), place % 2 == 0, "water", "sen1floods11_chip")
 
 
-def _series(frames: int) -> Images:
+def _series(frames: int, **_: Any) -> Images:
     """Real dates of a row of Landsat pixels, repeated downwards; the label is Fmask's class."""
     from geowb.catalog import open_catalog
 
@@ -151,8 +159,8 @@ def _series(frames: int) -> Images:
     )
 
 
-#: Data sets by name: what makes them for a model's number of dates.
-SETS: dict[str, Callable[[int], Images]] = {
+#: Data sets by name: what makes them for a model's number of dates (and may tell its `progress`).
+SETS: dict[str, Callable[..., Images]] = {
     "world": world_chips,
     "biomassters": _biomass,
     "sen1floods11": _flood,
@@ -166,7 +174,9 @@ def _windows(grid: Any) -> np.ndarray:
     return cut.reshape(-1, *cut.shape[2:])
 
 
-def examine(model: MaskedModel, sets: tuple[str, ...] = tuple(SETS)) -> Examined:
+def examine(
+    model: MaskedModel, sets: tuple[str, ...] = tuple(SETS), *, progress: bool = False
+) -> Examined:
     """Probe a masked model and let it fill in what is hidden; real chips only where they are.
 
     >>> examine(load("swin_demo/model.safetensors")).probes  # doctest: +SKIP
@@ -184,11 +194,17 @@ def examine(model: MaskedModel, sets: tuple[str, ...] = tuple(SETS)) -> Examined
         )
     random = [from_card({**model.card, "seed": seed}).to(model.mean.device) for seed in _SEEDS]
     probes, filled, missing = [], [], []
+    line = Line() if progress else None
     for name in sets:
+
+        def tell(text: str, name: str = name) -> None:
+            if line is not None:
+                line.show(f"{name}: {text}")
+
         try:
-            images = SETS[name](model.card["frames"])
-            rows = list(_probes(model, random, _without_rare(images)))
-            errors = _fill(model, images)
+            images = SETS[name](model.card["frames"], progress=progress)
+            rows = list(_probes(model, random, _without_rare(images), tell))
+            errors = _fill(model, images, tell)
         except (DataError, RequestError, ModelError) as error:  # not here, or too few dates
             missing.append(f"{name}: {error}")
             continue
@@ -219,12 +235,18 @@ def _without_rare(images: Images, labels: int = _LABELS[0], places: int = 4) -> 
 
 
 def _probes(
-    model: MaskedModel, random: list[MaskedModel], images: Images
+    model: MaskedModel, random: list[MaskedModel], images: Images, tell: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Compare linear probes of a model with those of random weights, from few and many labels."""
-    ours, *theirs = (features(one, images.data.images) for one in (model, *random))
+    held = []
+    for number, one in enumerate((model, *random), 1):
+        tell(f"features of {len(images.data.images)} images, encoder {number} of {1 + len(random)}")
+        held.append(features(one, images.data.images))
+    ours, *theirs = held
     classes = images.data.classes
     for labels in _LABELS:
+        many = f"{labels} squares a class" if classes else f"{10 * labels} squares"
+        tell(f"linear probes of {images.what} from {many}")
         scores, chances, intervals = [], [], []
         for seed in _SEEDS:
             how = {"train": images.train, "test": ~images.train, "seed": seed, "labels": labels}
@@ -247,9 +269,10 @@ def _probes(
         }
 
 
-def _fill(model: MaskedModel, images: Images) -> dict[str, Any]:
+def _fill(model: MaskedModel, images: Images, tell: Callable[[str], None]) -> dict[str, Any]:
     """Compare what a model fills in with the mean and with the nearest unit."""
     shown = images.data.images if images.shown is None else images.shown
+    tell(f"filling in what is hidden of {len(shown)} images, {len(_SEEDS)} times")
     errors = pd.concat(
         reconstruction_errors(model, shown, columns=images.columns, seed=seed) for seed in _SEEDS
     )
@@ -263,25 +286,34 @@ def _fill(model: MaskedModel, images: Images) -> dict[str, Any]:
 
 
 def as_metrics(examined: Examined) -> list[dict[str, Any]]:
-    """Put both tables as metrics of a model's card: name, value, unit, data."""
+    """Put both tables as metrics of a model's card: name, what, value, unit, data, beside.
+
+    >>> [row["name"] for row in as_metrics(examine(model, ("world",)))]  # doctest: +SKIP
+    ['mean_accuracy/land_cover/20', 'mean_accuracy/land_cover/200', 'mse/hidden']
+    """
     rows = []
-
-    def add(name: str, value: float, unit: str, data: str) -> None:
-        if math.isfinite(value):
-            rows.append({"name": name, "value": round(value, 4), "unit": unit, "data": data})
-
     for row in examined.probes.to_dict("records"):
-        many = f"{row['labels']} squares" + (" a class" if row["score"] != "R2" else "")
-        name = f"linear probe of {row['what']} from {many}, {row['score']}"
-        add(name, row["model"], "1", row["source"])
-        add(f"{name}, random weights", row["random"], "1", row["source"])
-        add(f"{name}, least gain at 95 %", row["low"], "1", row["source"])
+        squares_ = "squares" if row["score"] == "R2" else "squares a class"
+        beside = {"random weights": row["random"], "gain at 95 %": [row["low"], row["high"]]}
+        words = (row["score"], row["what"], str(row["labels"]))
+        name = "/".join(re.sub(r"\W+", "_", word).lower() for word in words)
+        what = f"linear probe of {row['what']} from {row['labels']} {squares_}"
+        rows.append((name, what, row["model"], "1", row["source"], beside))
     for row in examined.reconstruction.to_dict("records"):
-        name, unit = "mean square error of what is hidden", "squared deviations"
-        add(name, row["model"], unit, row["source"])
-        add(f"{name}, filled by the mean", row["mean"], unit, row["source"])
-        add(f"{name}, filled by the nearest unit", row["nearest"], unit, row["source"])
-    return rows
+        beside = {"mean of what is shown": row["mean"], "nearest unit shown": row["nearest"]}
+        what = "filling in what is hidden"
+        one = ("mse/hidden", what, row["model"], "squared deviations", row["source"], beside)
+        rows.append(one)
+    names = ("name", "what", "value", "unit", "data", "beside")
+    return [_rounded(dict(zip(names, row, strict=True))) for row in rows if math.isfinite(row[2])]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_rounded(held) for held in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def write_metrics(file: Path, examined: Examined) -> None:
