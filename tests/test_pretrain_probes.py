@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from typer.testing import CliRunner
 
+from geowb.cli import app
 from geowb.errors import DataError
+from geowb.models import save
 from geowb.models.masked import MaskedModel, Reconstruction, build_masked
-from geowb.pretrain import probes
+from geowb.pretrain import probes, worth
 from geowb.pretrain.probes import (
     Labelled,
     linear_probe,
@@ -185,3 +190,41 @@ def test_features_of_swin_stages_lie_on_squares_of_eight() -> None:
     swin = build_masked("swin_demo")
     found = probes.features(swin, np.zeros((2, 6, 1, 64, 64), np.float32))
     assert found.shape == (2, 8, 8, 32 + 64 + 128 + 256)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def bright_or_dark(frames: int, **_: object) -> worth.Images:
+    """Sixteen places, half of each image bright: a class that every encoder can tell."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(64)[None, None] // 32, 16, 0).repeat(64, 1)
+    images = 500 + 3000 * labels[:, None, None] + rng.normal(0, 100, (16, 6, frames, 64, 64))
+    data = Labelled(images.astype(np.float32), labels, np.arange(16))
+    return worth.Images(data, np.arange(16) < 8, "shade, or light", "sixteen places")
+
+
+def test_the_figures_go_to_the_screen_and_into_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_masked("prithvi_demo", frames=1, mean=[2000.0] * 6, std=[1500.0] * 6)
+
+    def absent(frames: int, **_: object) -> worth.Images:
+        raise DataError("there is none")
+
+    monkeypatch.setattr(worth, "SETS", {"shades": bright_or_dark, "absent": absent})
+    file = save(model, tmp_path / "model.safetensors", task="masked")
+    done = CliRunner().invoke(app, ["probe", str(tmp_path), "--write"])
+    assert done.exit_code == 0, done.output
+    assert "shades: features of 16 images, encoder 4 of 4" in done.stderr
+    assert "Left out: absent: there is none" in done.stderr
+    card = json.loads(file.with_name("model.json").read_text())
+    names = ["mean_accuracy/shade_or_light/20", "mean_accuracy/shade_or_light/200", "mse/hidden"]
+    assert [row["name"] for row in card["metrics"]] == names
+    few, _, filled = card["metrics"]
+    assert (few["value"], few["beside"]) == (1.0, {"random weights": 1.0, "gain at 95 %": [0, 0]})
+    assert filled["data"] == "sixteen places"
+    assert f"{filled['value']:.3f}" in done.stdout.splitlines()[-2]
+    assert filled["beside"]["nearest unit shown"] < filled["beside"]["mean of what is shown"]
+    worth.write_metrics(file, worth.Examined(pd.DataFrame(), pd.DataFrame()))
+    assert json.loads(file.with_name("model.json").read_text()) == card
