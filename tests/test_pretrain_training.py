@@ -273,7 +273,7 @@ def test_resumed_training_is_the_undisturbed_one(
     blind = replace(tiny, held_out=None)  # what is held out changes nothing of the training
     folder = begin(blind, tmp_path / "cut")
     first = pretrain(blind, folder, workers=1, progress=False, stop_after=5)
-    assert not first.done
+    assert (first.step, first.done) == (5, False)
     assert not first.model_file.exists()
     again = pretrain(blind, folder, workers=1, progress=False)
     assert again.done

@@ -159,8 +159,8 @@ def pretrain(
             typer.echo(told, err=True)
         raise typer.Exit(getattr(stop, "code", 130)) from None
     if not result.done:
-        step = int(result.history["step"].max()) if len(result.history) else 0
-        typer.echo(f"Stopped at step {step} of {chosen.steps}; the same command goes on.", err=True)
+        told = f"Stopped at step {result.step} of {chosen.steps}; the same command goes on."
+        typer.echo(told, err=True)
     if is_first():
         typer.echo(result.model_file if result.done else result.folder)
 

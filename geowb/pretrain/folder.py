@@ -190,10 +190,10 @@ def newest_checkpoint(folder: Path, recipe: Recipe) -> tuple[int, Path | None]:
     return max(found, default=(0, None))
 
 
-def forget(folder: Path, but: Path | None) -> None:
-    """Remove checkpoints that `but`, a whole one, has made useless."""
-    for file in folder.glob("*.ckpt") if but else ():
-        if file != but:
+def forget(folder: Path, newest: Path) -> None:
+    """Remove the checkpoints that `newest`, a whole one, has made useless."""
+    for file in folder.glob("*.ckpt"):
+        if file != newest:
             file.unlink(missing_ok=True)
 
 

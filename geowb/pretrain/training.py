@@ -51,7 +51,7 @@ _PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What a pretraining left: its folder, the loss curve, and the model file once it is done.
+    """What a pretraining left: its folder, the loss curve, the steps made, and the model file.
 
     ``history`` has the columns step, loss (mean since the row before), held_out (NaN where it was
     not taken), learning_rate, seconds.
@@ -59,6 +59,7 @@ class Pretraining:
 
     folder: Path
     history: pd.DataFrame
+    step: int
     done: bool
 
     @property
@@ -223,7 +224,7 @@ def pretrain(
         if first:
             claim(folder, recipe, force=force)
         if not force and (history := finished(folder, recipe)) is not None:
-            return Pretraining(folder, history, done=True)
+            return Pretraining(folder, history, recipe.steps, done=True)
         options = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
         options |= {"strategy": strategy, "precision": precision}
         sampled = {"scheduler": scheduler, "workers": workers, "progress": progress}
@@ -251,11 +252,15 @@ def _work(
         _tell_strata(archive)
     log, kept = Log(recipe, held_out, progress), folder / "checkpoints"
     reached, resume = newest_checkpoint(kept, recipe)
+    if first and resume is not None:
+        forget(kept, resume)  # Lightning keeps what it resumed from
     last = reached + stop_after if stop_after > 0 else recipe.steps
     if options["devices"] * options["num_nodes"] > 1:  # else the sums of the others were lost
         last += -last % rows_every(recipe)
     last = min(last, recipe.steps)
     seed_everything(recipe.seed)
+    # Not among what is quiet: importing TerraTorch sets filters of its own.
+    task = _Masked(model_for(recipe, archive), recipe, archive)
     with quiet():
         trainer = L.Trainer(
             max_steps=last,
@@ -273,7 +278,6 @@ def _work(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        task = _Masked(model_for(recipe, archive), recipe, archive)
         try:
             trainer.fit(task, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit as stop:
@@ -303,7 +307,7 @@ def _work(
         used = {"machine": machine, "devices": devices, "precision": options["precision"]}
         leave(folder, task.model, recipe, archive, log.rows, used)
         draw_curve(folder, recipe, log.rows)
-    return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), done)
+    return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), trainer.global_step, done)
 
 
 def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
