@@ -296,7 +296,11 @@ def reconstructions(
                 )
                 for name, a in views
             ]
-    return layout(panels, 3).opts(title=title, hspace=0.05, vspace=0.2)
+    colours = ", ".join(names[i] for i in picked)
+    told = f"{title}\nred, green, blue: {colours}; grey is hidden"
+    return layout(panels, 3).opts(
+        title=told.strip(), hspace=0.05, vspace=0.2, fontsize={"title": 9}
+    )
 
 
 def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:

@@ -205,7 +205,7 @@ def probe(
     masked = load(file)
     if getattr(masked, "card", {}).get("kind") != "masked":
         raise RequestError(f"{file} is no masked model: geowb pretrain makes one.")
-    found = worth.examine(masked, names, progress=True)
+    found = worth.examine(masked, names, workers=None, progress=True)
     for line in found.missing:
         typer.echo(f"Left out: {line}", err=True)
     for table, title in (

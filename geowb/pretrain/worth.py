@@ -77,6 +77,7 @@ def world_chips(
     *,
     seeds: range = range(400, 416),
     count: int = 1920,
+    workers: int | None = 1,
     progress: bool = False,
 ) -> Images:
     """Simulate worlds that no pretraining has seen, with land cover.
@@ -84,14 +85,16 @@ def world_chips(
     >>> world_chips(3).data.images.shape[1:]  # doctest: +SKIP
     (6, 3, 64, 64)
 
-    The first half of the seeds is learned from, the second half tested.
+    The first half of the seeds is learned from, the second half tested. `workers` are processes;
+    None for as many as there are cores.
     """
     from geowb.pretrain.archive import write_archive
     from geowb.world import VERSION
 
     wanted = Sampling("world_year", seeds=seeds, size=_SIDE, frames=frames, count=count)
     with tempfile.TemporaryDirectory(prefix="geowb-probe-") as folder:
-        archive = write_archive(wanted, Path(folder) / "chips.zarr", workers=1, progress=progress)
+        how = {"workers": workers, "progress": progress}
+        archive = write_archive(wanted, Path(folder) / "chips.zarr", **how)
         read, table = archive.read(np.arange(len(archive))), archive.table
     seed = table["scene"].str.extract(r"seed=(\d+)")[0].astype(int).to_numpy()
     place = table["scene"].astype("category").cat.codes.to_numpy()
@@ -159,7 +162,7 @@ def _series(frames: int, **_: Any) -> Images:
     )
 
 
-#: Data sets by name: what makes them for a model's number of dates (and may tell its `progress`).
+#: Data sets by name: what makes them for a model's number of dates, with `workers` and `progress`.
 SETS: dict[str, Callable[..., Images]] = {
     "world": world_chips,
     "biomassters": _biomass,
@@ -175,7 +178,11 @@ def _windows(grid: Any) -> np.ndarray:
 
 
 def examine(
-    model: MaskedModel, sets: tuple[str, ...] = tuple(SETS), *, progress: bool = False
+    model: MaskedModel,
+    sets: tuple[str, ...] = tuple(SETS),
+    *,
+    workers: int | None = 1,
+    progress: bool = False,
 ) -> Examined:
     """Probe a masked model and let it fill in what is hidden; real chips only where they are.
 
@@ -184,7 +191,13 @@ def examine(
     Classes of land cover that occur in fewer than four training or test places are left out. Each
     probe is made with three draws of labels, and beside each with the same architecture under
     three random weights. ``clear`` is: better with every seed, and with the worst of them the 95 %
-    interval of the difference (bootstrap over places) leaves out zero.
+    interval of the difference (bootstrap over places) leaves out zero. The world is simulated by
+    `workers` processes (None: as many as cores); with `progress` lines tell how far it is.
+
+    Raises
+    ------
+    RequestError
+        If the model has other bands, or patches that do not fit the probes.
     """
     if list(model.card["bands"]) != list(HLS6) or model.unit > 16 or _SIDE % model.unit:
         raise RequestError(
@@ -202,7 +215,7 @@ def examine(
                 line.show(f"{name}: {text}")
 
         try:
-            images = SETS[name](model.card["frames"], progress=progress)
+            images = SETS[name](model.card["frames"], workers=workers, progress=progress)
             rows = list(_probes(model, random, _without_rare(images), tell))
             errors = _fill(model, images, tell)
         except (DataError, RequestError, ModelError) as error:  # not here, or too few dates
