@@ -226,5 +226,8 @@ def test_the_figures_go_to_the_screen_and_into_the_card(
     assert filled["data"] == "sixteen places"
     assert f"{filled['value']:.3f}" in done.stdout.splitlines()[-2]
     assert filled["beside"]["nearest unit shown"] < filled["beside"]["mean of what is shown"]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    done = CliRunner().invoke(app, ["probe", str(tmp_path), "--write"])
+    assert "cannot be written: copy it" in str(done.exception)
     worth.write_metrics(file, worth.Examined(pd.DataFrame(), pd.DataFrame()))
     assert json.loads(file.with_name("model.json").read_text()) == card

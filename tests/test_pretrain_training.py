@@ -321,7 +321,9 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(
 
 def test_other_values_are_another_pretraining(tiny: Recipe, tmp_path: Path) -> None:
     some = tiny.changed(sampling={"selections": {"region": ["cerrado"]}})
-    claim(tmp_path / "one", some)
+    claim(tmp_path / "one", tiny)
+    claim(tmp_path / "one", some)  # nothing was made of the first
+    (tmp_path / "one" / "chips.zarr").mkdir()
     with pytest.raises(RequestError, match=r"selections\.region"):
         claim(tmp_path / "one", tiny)
     (tmp_path / "one" / "pretraining.json").write_text("[")
@@ -514,6 +516,7 @@ def test_a_folder_belongs_to_one_pretraining(whole: Path, tiny: Recipe, tmp_path
     [
         ({"devices": 3}, "8 chips cannot be shared out among 3 devices"),
         ({"precision": "64"}, "precision is '64'"),
+        ({"workers": 0}, "workers is 0"),
         ({"accelerator": "gpu"}, "no GPU"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -196,12 +197,14 @@ def probe(
     from geowb.models.publishing import find_model
     from geowb.pretrain import worth
 
-    names = tuple(data or worth.SETS)
+    names = tuple(dict.fromkeys(data or worth.SETS))
     if unknown := [name for name in names if name not in worth.SETS]:
         raise RequestError(
             f"There is no data '{unknown[0]}'. {did_you_mean(unknown[0], worth.SETS)}"
         )
     file = find_model(model)
+    if write and not os.access(file.parent, os.W_OK):
+        raise RequestError(f"{file.parent} cannot be written: copy it, or leave out --write.")
     masked = load(file)
     if getattr(masked, "card", {}).get("kind") != "masked":
         raise RequestError(f"{file} is no masked model: geowb pretrain makes one.")

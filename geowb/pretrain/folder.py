@@ -74,7 +74,8 @@ def claim(folder: Path, recipe: Recipe, *, force: bool = False) -> None:
         If it holds another pretraining, or something else.
     """
     record, wanted = folder / _RECORD, _plain(recipe)
-    cleared = force and clear(folder)
+    begun = any((folder / name).exists() for name in _MADE if name not in (_RECORD, ".ready"))
+    cleared = (force or not begun) and clear(folder)  # one that found no chips holds no place
     if record.is_file():
         try:
             held = dict(json.loads(record.read_text("utf-8")))

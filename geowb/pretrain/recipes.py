@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from geowb.errors import RequestError
+from geowb.errors import ModelError, RequestError
 from geowb.models.registry import MODELS, spec
 from geowb.pretrain.sampling import Sampling
 
@@ -212,10 +212,18 @@ def recipe(model: str) -> Recipe:
     Prithvi-100M: three dates of 224 pixels, mask ratio 0.75, peak rate 5e-4 (Jakubik et al. 2023,
     Prithvi_100M_config.yaml). SimMIM: 0.6, units of 32 pixels, 192 pixels rounded up to 224 here.
     The batch size and the number of steps of the paper are not published.
+
+    Raises
+    ------
+    RequestError
+        If there is no such model.
     """
     if model in RECIPES:
         return RECIPES[model]
-    prithvi = spec(model).family == "prithvi"
+    try:
+        prithvi = spec(model).family == "prithvi"
+    except ModelError as error:
+        raise RequestError(str(error)) from error
     chips = Sampling(
         "world_year", seeds=range(_FIRST, _FIRST + 40), size=224, frames=3 if prithvi else 1
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from geowb.errors import DataError, GeowbError, RequestError
 
-__all__ = ["each"]
+__all__ = ["check_workers", "each"]
 
 
 def each(
@@ -34,6 +34,7 @@ def each(
     """
     from geowb.batch.machine import cores
 
+    check_workers(workers)
     workers = min(workers or cores(), max(1, len(arguments)))
     with _ticker(title, len(arguments), progress) as tick:
         try:
@@ -47,6 +48,12 @@ def each(
                 f"{title}: a process ended by itself. If memory ran out, use fewer workers. A "
                 'script that starts processes needs the line: if __name__ == "__main__":'
             ) from error
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes that is none."""
+    if workers is not None and workers < 1:
+        raise RequestError(f"workers is {workers}: give 1 or more (--workers), or leave it out.")
 
 
 def _here(function: Callable, arguments: Sequence[tuple], workers: int, tick: Callable) -> list:

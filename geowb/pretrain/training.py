@@ -42,6 +42,7 @@ from geowb.pretrain.following import Keep, Log, checkpoints, draw_curve, rows_ev
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.sampling import Sampling
 from geowb.pretrain.stream import ChipStream
+from geowb.pretrain.tasks import check_workers
 from geowb.train import quiet, seed_everything
 
 __all__ = ["Pretraining", "pretrain", "training_step"]
@@ -216,6 +217,7 @@ def pretrain(
         If the sampling finds nothing, or an archive is damaged.
     """
     precision = _check_options(recipe, accelerator, strategy, devices * nodes, precision)
+    check_workers(workers)
     _check_recipe(recipe)
     folder, first = Path(folder).expanduser().absolute(), is_first()
     with held(folder.with_name(f".{folder.name}.lock")) if first else nullcontext(True) as mine:
