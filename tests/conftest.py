@@ -13,8 +13,13 @@ from hypothesis import settings
 # Workers of pytest-xdist would otherwise each use every core.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _THREADS = str(max(1, (os.cpu_count() or 1) // _WORKERS))
+# A worker inherits what the process that started it has set here; what a person has set stays.
+_OURS = set(os.environ.get("GEOWB_TEST_THREADS", "").split())
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, _THREADS)
+    if _name in _OURS or _name not in os.environ:
+        os.environ[_name] = _THREADS
+        _OURS.add(_name)
+os.environ["GEOWB_TEST_THREADS"] = " ".join(sorted(_OURS))
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # Time limits of single examples fail on a busy machine and say nothing about the code.
