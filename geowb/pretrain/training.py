@@ -280,23 +280,7 @@ def _work(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        try:
-            trainer.fit(task, ckpt_path=resume, weights_only=True if resume else None)
-        except SystemExit as stop:
-            if trainer.interrupted and stop.code == 1:  # Lightning's way to end at Ctrl-C
-                raise KeyboardInterrupt from None
-            if trainer.strategy.launcher is not None:  # the processes that this one has started
-                trainer.strategy.launcher.kill(signal.SIGTERM)
-            raise
-        except RuntimeError as error:
-            if trainer.world_size > 1 and _is_of_another_process(error):
-                raise DataError(
-                    f"Another process of the training in {folder} ended by itself, or could not be "
-                    f"reached: see its own message ({' '.join(str(error).split())[:200]}). If "
-                    "memory ran out, use a smaller batch (--batch-size). The same command goes on "
-                    "from the last checkpoint."
-                ) from error
-            raise
+        _fit(trainer, task, resume, folder)
         if trainer.global_step > reached:
             newest = kept / f"step-{trainer.global_step:07d}.ckpt"
             trainer.save_checkpoint(newest)
@@ -310,6 +294,27 @@ def _work(
         leave(folder, task.model, recipe, archive, log.rows, used)
         draw_curve(folder, recipe, log.rows)
     return Pretraining(folder, pd.DataFrame(log.rows, columns=COLUMNS), trainer.global_step, done)
+
+
+def _fit(trainer: L.Trainer, task: _Masked, resume: Path | None, folder: Path) -> None:
+    """Train, and say in the caller's terms how it was stopped."""
+    try:
+        trainer.fit(task, ckpt_path=resume, weights_only=True if resume else None)
+    except SystemExit as stop:
+        if trainer.interrupted and stop.code == 1:  # Lightning's way to end at Ctrl-C
+            raise KeyboardInterrupt from None
+        if trainer.strategy.launcher is not None:  # the processes that this one has started
+            trainer.strategy.launcher.kill(signal.SIGTERM)
+        raise
+    except RuntimeError as error:
+        if trainer.world_size > 1 and _is_of_another_process(error):
+            raise DataError(
+                f"Another process of the training in {folder} ended by itself, or could not be "
+                f"reached: see its own message ({' '.join(str(error).split())[:200]}). If "
+                "memory ran out, use a smaller batch (--batch-size). The same command goes on "
+                "from the last checkpoint."
+            ) from error
+        raise
 
 
 def model_for(recipe: Recipe, archive: ChipArchive) -> MaskedModel:
