@@ -1,4 +1,4 @@
-"""Predictions at labelled pixels, tables of errors, and maps on the scenes' own grids."""
+"""Predictions at labelled pixels, errors and how sure they are, and maps on the scenes' own grids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
-__all__ = ["AGB_BINS", "as_text", "at_labels", "map_scenes", "rmse", "rmse_by_bin"]
+__all__ = [
+    "AGB_BINS",
+    "against_truth",
+    "as_text",
+    "at_labels",
+    "map_scenes",
+    "paired",
+    "residuals",
+    "rmse",
+    "rmse_by_bin",
+    "scores",
+    "transfer_loss",
+    "with_interval",
+]
 
 #: Bins of above-ground biomass, Mg/ha, half open (granite-geospatial-biomass, binwise_rmse.py).
 AGB_BINS: tuple[tuple[float, float], ...] = ((0, 100), (100, 200), (200, 300))
@@ -32,14 +45,16 @@ def at_labels(
     Returns
     -------
     pandas.DataFrame
-        One row a labelled pixel: scene, sample, row and column in the scene, observed, predicted.
+        One row a labelled pixel: scene, sample, region (the scene, unless the chips have one),
+        place (the block of the split, or the chip), row and column in the scene, observed,
+        predicted.
     """
     data = data.plain()
     tables = [
         _labelled_table(data.chips.iloc[index], label, prediction)
         for index, label, prediction in _predictions(model, data, batch_size, accelerator)
     ]
-    columns = ["scene", "sample", "row", "col", "observed", "predicted"]
+    columns = ["scene", "sample", "region", "place", "row", "col", "observed", "predicted"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
@@ -49,6 +64,8 @@ def _labelled_table(chip: pd.Series, label: np.ndarray, prediction: np.ndarray) 
         {
             "scene": chip["scene"],
             "sample": chip["sample"],
+            "region": chip.get("region", chip["scene"]),
+            "place": chip.get("block", f"{chip['sample']}/{chip['y']}/{chip['x']}"),
             "row": rows + chip["y"],
             "col": cols + chip["x"],
             "observed": label[rows, cols],
@@ -114,13 +131,196 @@ def rmse_by_bin(
     )
 
 
-def as_text(errors: pd.DataFrame, title: str = "") -> pd.DataFrame:
-    """Write a table of errors with one decimal; an empty bin says "no pixels".
+#: What is added up in each place; every score below follows from the sums.
+_SUMS = ("pixels", "error", "error2", "observed", "observed2")
+
+
+def _sums(pixels: pd.DataFrame) -> pd.DataFrame:
+    """Sums over the pixels of each place, a row a place."""
+    observed = pixels["observed"].to_numpy(float)
+    error = pixels["predicted"].to_numpy(float) - observed
+    values = (np.ones(len(pixels)), error, error**2, observed, observed**2)
+    table = pd.DataFrame(dict(zip(_SUMS, values, strict=True)))
+    return table.groupby([pixels["scene"].to_numpy(), pixels["place"].to_numpy()]).sum()
+
+
+def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores from sums ``(..., 5)``."""
+    n, error, error2, observed, observed2 = np.moveaxis(sums, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = observed2 - observed**2 / n
+        r2 = np.where(spread > 1e-9 * observed2, 1 - error2 / spread, np.nan)
+        return {"rmse": np.sqrt(error2 / n), "bias": error / n, "r2": r2}
+
+
+def _draws(places: pd.Index, repeats: int, seed: int) -> np.ndarray:
+    """How often each place is drawn, ``(repeats, places)``: each scene keeps its number of them."""
+    rng = np.random.default_rng(seed)
+    scene = places.get_level_values(0).to_numpy()
+    counts = np.zeros((repeats, len(places)))
+    for name in pd.unique(scene):
+        own = np.flatnonzero(scene == name)
+        counts[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), repeats)
+    return counts
+
+
+def scores(pixels: pd.DataFrame) -> pd.Series:
+    """RMSE, bias (predicted minus observed) and R2 over the rows of `at_labels`.
+
+    >>> table = pd.DataFrame({"observed": [0.0, 10.0], "predicted": [3.0, 13.0]})
+    >>> scores(table.assign(scene="a", place="0/0"))[["rmse", "bias", "r2"]].tolist()
+    [3.0, 3.0, 0.64]
+
+    R2 is 1 - sum of squared errors / sum of squares about the mean of what was observed: 0 for
+    predicting that mean, and below it for anything worse; NaN if all that was observed is equal.
+    """
+    found = _scores(_sums(pixels).sum().to_numpy())
+    return pd.Series({"pixels": len(pixels), **{name: float(v) for name, v in found.items()}})
+
+
+def with_interval(pixels: pd.DataFrame, *, repeats: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """`scores` with a 95 % interval, by bootstrap over places.
+
+    >>> with_interval(at_labels(model, test)).loc["rmse"]  # doctest: +SKIP
+    value    66.2
+    low      61.0
+    high     71.9
+
+    Pixels of one place (a block of the split) share soil, weather and track, so whole places are
+    drawn, in each scene as many as it has. The interval says how much the result depends on which
+    places of these scenes were tested, not how it would be in other scenes or with another seed.
+    With fewer than three places there is none (NaN).
+    """
+    sums = _sums(pixels)
+    table = pd.DataFrame({"value": scores(pixels).drop("pixels")})
+    low = high = np.full(len(table), np.nan)
+    if len(sums) >= 3:
+        drawn = _scores(_draws(sums.index, repeats, seed) @ sums.to_numpy())
+        low, high = np.nanpercentile([drawn[name] for name in table.index], [2.5, 97.5], axis=1)
+    return table.assign(low=low, high=high)
+
+
+def paired(
+    ours: pd.DataFrame, theirs: pd.DataFrame, *, repeats: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare the RMSE of two models on the same pixels, by bootstrap over places.
+
+    >>> paired(pixels["swin_demo"], pixels["unet"])  # doctest: +SKIP
+                value   low  high
+    difference    2.1  -0.4   4.9
+    ratio         1.0   1.0   1.1
+
+    The same places are drawn for both, so that what makes a place hard for both cancels.
+
+    Raises
+    ------
+    DataError
+        If the two tables are not of the same labelled pixels.
+    """
+    keys = ["scene", "sample", "row", "col", "observed"]
+    if len(ours) != len(theirs) or not (ours[keys].to_numpy() == theirs[keys].to_numpy()).all():
+        raise DataError("The two tables are of different pixels: compare models on one test set.")
+    both = [_sums(table) for table in (ours, theirs)]
+    counts = np.vstack([np.ones((1, len(both[0]))), _draws(both[0].index, repeats, seed)])
+    mine, other = (_scores(counts @ sums.to_numpy())["rmse"] for sums in both)
+    table = {}
+    for name, values in {"difference": mine - other, "ratio": mine / other}.items():
+        low, high = (
+            np.percentile(values[1:], [2.5, 97.5]) if len(both[0]) >= 3 else (np.nan, np.nan)
+        )
+        table[name] = {"value": values[0], "low": low, "high": high}
+    return pd.DataFrame(table).T
+
+
+def residuals(pixels: pd.DataFrame, *, width: float = 50.0, least: int = 5) -> pd.DataFrame:
+    """Predicted minus observed by observed biomass: quartiles in bins of `width`.
+
+    >>> table = pd.DataFrame({"observed": [10.0, 20.0, 30.0], "predicted": [15.0, 25.0, 35.0]})
+    >>> residuals(table, least=3)["median"].to_dict()
+    {25.0: 5.0}
+
+    The index is the middle of a bin; bins of fewer than `least` pixels are left out.
+    """
+    error = (pixels["predicted"] - pixels["observed"]).to_numpy(float)
+    middle = (np.floor(pixels["observed"].to_numpy(float) / width) + 0.5) * width
+    table = pd.Series(error).groupby(middle).describe()
+    table = table[table["count"] >= least].rename(
+        columns={"count": "pixels", "25%": "low", "50%": "median", "75%": "high"}
+    )
+    return table[["pixels", "low", "median", "high"]].rename_axis("observed")
+
+
+def transfer_loss(tested: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """RMSE of a model trained in another region / of one trained in the region itself.
+
+    >>> transfer_loss({name: at_labels(models[name], test) for name in scenes})  # doctest: +SKIP
+    0-100      1.3
+    100-200    1.2
+    200-300    1.5
+    all        1.4
+
+    Parameters
+    ----------
+    tested
+        Region trained on -> its model's `at_labels` on the test pixels of all regions.
+
+    Returns
+    -------
+    pandas.Series
+        The mean over all ordered pairs of regions, for each bin; NaN for a bin that has no pixels
+        in any of the regions, and without a pair.
+    """
+    by_bin = {
+        source: {at: rmse_by_bin(part)["rmse"] for at, part in table.groupby("region")}
+        for source, table in tested.items()
+    }
+    pairs = [
+        by_bin[source][target] / by_bin[target][target]
+        for source in by_bin
+        for target in by_bin
+        if source != target
+    ]
+    names = [*(f"{low:g}-{high:g}" for low, high in AGB_BINS), "all"]
+    return pd.concat(pairs, axis=1).mean(axis=1) if pairs else pd.Series(np.nan, index=names)
+
+
+def against_truth(
+    model: torch.nn.Module,
+    scenes: Mapping[str, xr.Dataset],
+    chips: pd.DataFrame,
+    *,
+    label: str = "agb",
+    truth: str = "agb_dense",
+    accelerator: str = "auto",
+) -> pd.DataFrame:
+    """Predict every pixel of chips whose true value is known, with and without a shot.
+
+    >>> pixels = against_truth(model, scenes, test)  # doctest: +SKIP
+    >>> pixels.groupby("shot").apply(rmse)  # doctest: +SKIP
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `at_labels`, with the truth as ``observed``; ``shot``: whether the pixel has a label;
+        ``label``: that label, or NaN.
+    """
+    data = ChipDataset(scenes, chips, label=truth)
+    pixels = at_labels(model, data, accelerator=accelerator)
+    values = np.full(len(pixels), np.nan)
+    for name, part in pixels.groupby("scene"):
+        at = scenes[name][label].values
+        sample = (part["sample"].to_numpy(),) if at.ndim == 3 else ()
+        values[part.index] = at[(*sample, part["row"].to_numpy(), part["col"].to_numpy())]
+    return pixels.assign(label=values, shot=np.isfinite(values))
+
+
+def as_text(errors: pd.DataFrame, title: str = "", *, digits: int = 1) -> pd.DataFrame:
+    """Write a table of errors with `digits` decimals; an empty bin says "no pixels".
 
     >>> as_text(pd.DataFrame({"pixels": [3, 0], "unet": [12.34, float("nan")]})).unet.tolist()
     ['12.3', 'no pixels']
     """
-    text = errors.map(lambda value: f"{value:.1f}" if np.isfinite(value) else "not finite")
+    text = errors.map(lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "not finite")
     if "pixels" in errors:
         text[errors["pixels"] == 0] = "no pixels"
         text["pixels"] = errors["pixels"]

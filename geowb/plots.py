@@ -24,9 +24,12 @@ __all__ = [
     "bars",
     "curves",
     "layout",
+    "lines",
     "loss_curve",
+    "matrix",
     "raster",
     "reconstructions",
+    "residuals",
     "rgb",
     "scatter",
     "shots",
@@ -232,6 +235,82 @@ def curves(
     ]
     axes = {"title": title, "aspect": 2, "show_grid": True}
     return hv.Overlay(lines).opts(legend_position="right", **axes)
+
+
+def lines(
+    table: pd.DataFrame, *, title: str = "", xlabel: str, ylabel: str = "RMSE (Mg/ha)"
+) -> hv.Overlay:
+    """Draw a line a column of the table against its index; NaN is left out.
+
+    >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="labels")  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    drawn = []
+    for i, (name, values) in enumerate(table.items()):
+        values = values.dropna().sort_index()
+        style = {"color": COLOURS[i % len(COLOURS)]}
+        curve = hv.Curve((values.index, values), xlabel, ylabel, label=str(name))
+        drawn += [curve.opts(linewidth=2, xticks=sorted(table.index), **style)]
+        drawn += [hv.Scatter((values.index, values), xlabel, ylabel).opts(s=25, **style)]
+    axes = {"title": title, "aspect": 1.6, "show_grid": True}
+    return hv.Overlay(drawn).opts(legend_position="right", **axes)
+
+
+def residuals(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> hv.Overlay:
+    """Draw predicted minus observed against observed biomass: median and quartiles, a colour a model.
+
+    >>> residuals({"U-Net": evaluate.residuals(pixels)})  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    axes = ("observed (Mg/ha)", "predicted - observed (Mg/ha)")
+    top = max((float(t.index.max()) for t in tables.values() if len(t)), default=1.0) * 1.1
+    drawn = [hv.Curve([(0, 0), (top, 0)], *axes).opts(color="black", linewidth=1, linestyle="--")]
+    for i, (name, table) in enumerate(tables.items()):
+        x = table.index + (i - (len(tables) - 1) / 2) * 0.012 * top  # side by side
+        spread = (
+            x,
+            table["median"],
+            table["median"] - table["low"],
+            table["high"] - table["median"],
+        )
+        colour = COLOURS[i % len(COLOURS)]
+        drawn += [
+            hv.ErrorBars(spread, axes[0], [axes[1], "below", "above"]).opts(edgecolor=colour),
+            hv.Curve((x, table["median"]), *axes, label=str(name)).opts(color=colour, linewidth=2),
+        ]
+    style = {"aspect": 1.6, "show_grid": True, "legend_position": "right", "title": title}
+    return hv.Overlay(drawn).opts(xlim=(0, top), **style)
+
+
+def matrix(
+    table: pd.DataFrame,
+    *,
+    title: str = "",
+    unit: str = "Mg/ha",
+    limits: tuple[float, float] | None = None,
+) -> hv.Overlay:
+    """Show a table as coloured cells with their numbers: rows trained on, columns tested on.
+
+    >>> matrix(pd.DataFrame({"cerrado": [20.0]}, index=["amazonia"]), title="RMSE")  # doctest: +SKIP
+    """
+    hv = _holoviews()
+    values = table.to_numpy(float)
+    height, width = values.shape
+    low, high = limits or (np.nanmin(values), np.nanmax(values))
+    names = [table.columns.name or "tested on", table.index.name or "trained on"]
+    # An image with ticks: a categorical HeatMap of holoviews 1.22 writes rows beside other names.
+    cells = hv.Image(values, names, unit, bounds=(0, 0, width, height)).opts(
+        **{"title": title, "aspect": width / height, "xrotation": 20, "cmap": "Blues"},
+        clim=(float(low), float(low + 1.6 * (high - low)) or 1.0),  # pale enough for black numbers
+        xticks=[(i + 0.5, str(name)) for i, name in enumerate(table.columns)],
+        yticks=[(height - i - 0.5, str(name)) for i, name in enumerate(table.index)],
+        fontsize={"title": 9, "labels": 8, "ticks": 7},
+    )
+    texts = [
+        (j + 0.5, height - i - 0.5, f"{value:.1f}" if np.isfinite(value) else "-")
+        for (i, j), value in np.ndenumerate(values)
+    ]
+    return cells * hv.Labels(texts, names, "text").opts(color="black", size=8)
 
 
 def loss_curve(history: pd.DataFrame, *, title: str = "") -> hv.Overlay:

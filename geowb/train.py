@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from geowb.models.wrapper import PixelModel
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SCHEDULES = ("one_cycle", "plateau")
 
 __all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything"]
 
@@ -83,6 +84,12 @@ class _Regression(L.LightningModule):
         free = [p for p in self.parameters() if p.requires_grad]
         rate = self.plan["learning_rate"]
         optimizer = torch.optim.AdamW(free, rate, weight_decay=self.plan["weight_decay"])
+        if self.plan["schedule"] == "plateau":
+            falls = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": falls, "monitor": "val_rmse"},
+            }
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -142,10 +149,11 @@ class _Progress(Callback):
         seconds = self.seconds
         left = seconds / len(self.rows) * (self._epochs - epoch)
         bar = "#" * round(20 * epoch / self._epochs)
-        train, val = (scores.get(f"{part}_rmse", math.nan) for part in ("train", "val"))
+        names = {"train_rmse": "train", "val_rmse": "validation"}
+        told = [f"{word} {scores[key]:.1f}" for key, word in names.items() if key in scores]
         return (
-            f"epoch {epoch:>3}/{self._epochs} [{bar:<20}] RMSE train {train:.1f}, "
-            f"validation {val:.1f} {self._units} | {seconds:.0f} s, {left:.0f} s left"
+            f"epoch {epoch:>3}/{self._epochs} [{bar:<20}] RMSE {', '.join(told)} {self._units} "
+            f"| {seconds:.0f} s, {left:.0f} s left"
         )
 
 
@@ -153,9 +161,9 @@ class _Progress(Callback):
 class Fit:
     """A trained model and what its training took.
 
-    ``model`` has the weights of the best epoch and is in eval mode; ``history`` has a row an epoch
-    (epoch, train_rmse, val_rmse); ``seconds`` is the time of training and validation;
-    ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
+    ``model`` has the weights of the best epoch (of the last, if there was no validation) and is in
+    eval mode; ``history`` has a row an epoch (epoch, train_rmse, val_rmse); ``seconds`` is the time
+    of training and validation; ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
     peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs).
     """
 
@@ -172,7 +180,7 @@ class Fit:
 
     @property
     def val_rmse(self) -> float:
-        """RMSE of the best epoch on the validation split; infinite if training diverged."""
+        """RMSE of the best epoch on validation; infinite if training diverged or had none."""
         return float(self._val().min())
 
     def _val(self) -> pd.Series:
@@ -182,11 +190,12 @@ class Fit:
 def fit(
     model: PixelModel,
     train: ChipDataset,
-    val: ChipDataset,
+    val: ChipDataset | None,
     *,
     epochs: int,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0328325,
+    schedule: str = "one_cycle",
     batch_size: int = 16,
     patience: int = 0,
     seed: int = 0,
@@ -202,15 +211,18 @@ def fit(
     >>> result = fit(build("unet"), train, val, epochs=5)  # doctest: +SKIP
     >>> result.val_rmse, result.seconds, result.peak_memory_mb  # doctest: +SKIP
 
-    AdamW with a one-cycle learning rate; the loss is `masked_rmse`. Chips without a label are left
-    out of `train`.
+    AdamW; the loss is `masked_rmse`. Chips without a label are left out of `train`.
 
     Parameters
     ----------
     model, train, val
-        From `geowb.models.build` and `geowb.chips`.
+        From `geowb.models.build` and `geowb.chips`. Without `val` (None), for a training on a few
+        chips, the weights of the last epoch are kept.
     learning_rate, weight_decay
-        Peak of the cycle; decay as in the public biomass model's configuration.
+        Peak of the cycle, or start; decay as in the public biomass model's configuration.
+    schedule
+        ``one_cycle``: the rate rises and falls once, step by step; ``plateau``: a tenth of it
+        whenever ten epochs were no better on `val`, as for the public biomass model.
     patience
         Stop after so many epochs without a better validation; 0 trains them all.
     accelerator
@@ -235,18 +247,22 @@ def fit(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
+        "schedule": schedule,
         "batch_size": batch_size,
         "seed": seed,
     }
+    if val is None and (patience or schedule == "plateau"):
+        raise RequestError("patience and the schedule 'plateau' need validation chips.")
     _check_request(plan, accelerator, precision, resume)
     labelled = _check_labels(train, val)
     seed_everything(seed)
+    model.train()  # Lightning leaves the modes of a model that was trained before as they are
     lines, memory = _Progress(epochs, units, progress), PeakMemory()
     with tempfile.TemporaryDirectory() as scratch, quiet():
         best = ModelCheckpoint(
             dirpath=checkpoints or (Path(resume).parent if resume else scratch),
             filename="best",
-            monitor="val_rmse",
+            monitor=None if val is None else "val_rmse",
             save_last=True,
             enable_version_counter=False,
         )
@@ -261,12 +277,13 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            limit_val_batches=0 if val is None else None,
         )
         task = _Regression(model, plan)
         trainer.fit(
             task,
             _loader(labelled, batch_size, seed, shuffle=True),
-            _loader(val, batch_size, seed, shuffle=False),
+            None if val is None else _loader(val, batch_size, seed, shuffle=False),
             ckpt_path=resume,
             weights_only=False if resume else None,
         )
@@ -287,6 +304,8 @@ def _check_request(
         )
     if precision not in _PRECISIONS:
         raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
+    if plan["schedule"] not in _SCHEDULES:
+        raise RequestError(f"schedule is '{plan['schedule']}'. Known: {', '.join(_SCHEDULES)}.")
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
     if resume is None:
@@ -298,10 +317,10 @@ def _check_request(
         raise RequestError(f"{resume} is a checkpoint of another training: {before}, not {plan}.")
 
 
-def _check_labels(train: ChipDataset, val: ChipDataset) -> ChipDataset:
+def _check_labels(train: ChipDataset, val: ChipDataset | None) -> ChipDataset:
     """Return the training chips that have labels."""
     for name, part in (("training", train), ("validation", val)):
-        if not part.count_labelled():
+        if part is not None and not part.count_labelled():
             raise DataError(
                 f"The {name} split has no labelled pixel ({len(part)} chips): "
                 "nothing can be learned from it."
@@ -338,6 +357,8 @@ def quiet() -> Iterator[None]:
             # Chips are in memory: worker processes would cost more than they bring.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # A training on few chips is meant to have none.
+            warnings.filterwarnings("ignore", message=".*validation_step. but have no .val_data.*")
             # A frozen encoder is meant to be in eval mode.
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             # Lightning 2.6 against torch 2.15; harmless.

@@ -23,9 +23,9 @@ from geowb.batch.results import BASE, Record, read_runs
 from geowb.errors import RequestError
 
 PROJECT = Path(__file__).resolve().parent.parent
-FROZEN = {"weights": "swin.safetensors", "freeze_backbone": True, "epochs": 40, "regions": []}
+FROZEN = {"weights": "swin.safetensors", "labels": "", "epochs": 40, "regions": []}
 FROZEN |= {"label_density": 1.0, "encoder": "swin_demo", "data": "world", "accelerator": "cpu"}
-FROZEN |= {"chip_size": 64, "learning_rates": [0.001, 0.003, 0.01], "patience": 0}
+FROZEN |= {"chip_size": 64, "learning_rates": [0.001, 0.003, 0.01, 0.03], "patience": 0}
 EMPTY = Record(*[None] * len(BASE))
 CLAIM = {
     "says": "It is close.",
@@ -230,13 +230,14 @@ def test_a_metric_that_is_not_finite_is_not_left_out(tmp_path):
         ({"profile": "teaching"}, "profile full or paper (not so in 3)"),
         ({"profile": None}, "profile full or paper (not so in 3)"),
         ({"parameters": {"epochs": 6}}, "epochs at least 40 (not so in 3)"),
-        ({"parameters": {"freeze_backbone": False}}, "freeze_backbone = true (not so in 3)"),
+        ({"parameters": {"labels": "plots.csv"}}, "labels = empty (not so in 3)"),
         ({"parameters": {"regions": ["cerrado"]}}, "regions = [] (not so in 3)"),
         ({"parameters": {"chip_size": 16}}, "chip_size at least 64 (not so in 3)"),
         ({"parameters": {"patience": 1}}, "patience 0 or 100 (not so in 3)"),
         (
             {"parameters": {"learning_rates": [1e-9]}},
-            "learning_rates [0.001, 0.003, 0.01] or [0.0001, 0.00031406904, 0.001] (not so in 3)",
+            "learning_rates [0.001, 0.003, 0.01, 0.03] or [0.0001, 0.00031406904, 0.001] "
+            "(not so in 3)",
         ),
     ],
 )
@@ -246,7 +247,7 @@ def test_what_is_no_test_of_the_frozen_encoder_does_not_count(tmp_path, change, 
     found = {v.claim: v for v in judge(paper, tmp_path)}["frozen-is-close"]
     assert found.verdict == "not tested here"
     assert told in found.reason
-    assert found.command == "geowb sweep agb_transfer --profile full -p weights=FILE --repeat 3"
+    assert found.command == "geowb sweep agb_transfer --profile full --repeat 3"
 
 
 def test_the_frozen_encoder_is_tested_by_full_runs_with_weights(tmp_path):
@@ -569,6 +570,7 @@ def test_the_shipped_ledger_is_honest():
 PUBLISHED = """
 fewer-parameters: 7.8 million parameters, 0.6 million parameters, 13
 frozen-is-close: 65.5 Mg/ha, 68.7 Mg/ha, 70.9 Mg/ha, 1.049, 1.082
+pretraining-matters:
 unet-is-ahead: 65.5 Mg/ha, 68.7 Mg/ha
 unet-is-ahead-at-100-200:
 transfer-is-robust-at-low-biomass:

@@ -24,6 +24,20 @@ def test_the_variables_of_the_world_are_those_of_its_scenes() -> None:
     assert check_source("world", variables=list(made.data_vars)) == []
 
 
+def test_one_of_several_variables_will_do() -> None:
+    assert check_source("world", variables=["height|agb", "agb|agb_dense"]) == []
+    [problem] = check_source("world", variables=["height|crop"])
+    assert "Entry 'world' has no variable 'height' and no 'crop'. Known: agb, " in problem
+    [problem] = check_source("world", variables=["agb_dens"])
+    assert "no variable 'agb_dens'. Did you mean 'agb_dense'?" in problem
+
+
+def test_a_file_of_labels_stands_for_the_variables() -> None:
+    assert check_source("world", variables=["height"], labels="plots.csv") == []
+    assert len(check_source("world", variables=["height"], labels="")) == 1
+    assert "lacks the band" in check_source("world", bands=["B99"], labels="plots.csv")[0]
+
+
 def test_a_region_that_the_world_lacks_is_seen_before_a_run(tmp_path: Path) -> None:
     path = world(tmp_path, "region: cerado")
     assert (

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 import torch
 import xarray as xr
 from hypothesis import given, settings
@@ -15,10 +16,12 @@ from geowb.chips import (
     cut,
     drop_unseen,
     examples,
+    locate,
+    name_regions,
     split_by_place,
     what_split_shows,
 )
-from geowb.composite import clear_mean
+from geowb.composite import clear_mean, leaf_on_months
 from geowb.errors import DataError, RequestError
 
 # --- cutting ---------------------------------------------------------------------------------
@@ -118,6 +121,53 @@ def test_a_single_scene_is_said_to_show_interpolation_only():
     two = split_by_place(cut({"a": scene(), "b": scene()}, 16))
     assert "cannot show how the model does at another place" in what_split_shows(one)
     assert what_split_shows(two).startswith("2 scenes")
+
+
+# --- where chips lie --------------------------------------------------------------------------
+
+
+def test_chips_are_located_by_their_middles():
+    from pyproj import Transformer
+
+    one = scene(40, 64)
+    none = scene(16, 16).drop_vars("spatial_ref")
+    scenes = {"a": one.assign_attrs(select_region="cerrado"), "b": none}
+    chips = locate(cut(scenes, 32), scenes)
+    assert chips["region"].tolist() == ["cerrado"] * 4 + ["b"]
+    assert chips["lon"].isna().tolist() == [False] * 4 + [True]
+    x, y = Transformer.from_crs(4326, 32722, always_xy=True).transform(chips["lon"], chips["lat"])
+    # The second row of chips reaches over the edge: 8 pixels of it are in the scene.
+    assert np.allclose(x[:4], 500_000 + 30 * np.array([16, 48, 16, 48]), atol=0.01)
+    assert np.allclose(y[:4], 7_000_000 - 30 * np.array([16, 16, 36, 36]), atol=0.01)
+    samples = one.isel(time=0).expand_dims(sample=2)
+    assert locate(cut({"s": samples}, 32), {"s": samples})["lat"].isna().all()
+
+
+def test_regions_from_polygons(tmp_path):
+    import geopandas
+
+    scenes = {"a": scene(32, 96), "b": scene(16, 16).drop_vars("spatial_ref")}
+    chips = locate(cut(scenes, 32), scenes).set_index(pd.Index([7, 3, 5, 1]))
+    west = lambda first, last: shapely.box(500_000 + 30 * first, 6_990_000, 500_000 + 30 * last,  # noqa: E731
+                                           7_010_000)  # fmt: skip
+    shapes = geopandas.GeoDataFrame(
+        {"ECO_NAME": ["forest", "savanna"]}, geometry=[west(0, 40), west(10, 70)], crs=32722
+    )
+    shapes.to_crs(4326).to_file(tmp_path / "regions.gpkg")
+    named = name_regions(chips, tmp_path / "regions.gpkg", "ECO_NAME")
+    assert named["region"].tolist() == ["forest", "savanna", "", ""]
+    assert named.index.tolist() == [7, 3, 5, 1]
+    with pytest.raises(DataError, match=r"no column 'ECO'.*Its columns are ECO_NAME\."):
+        name_regions(chips, tmp_path / "regions.gpkg", "ECO")
+    with pytest.raises(DataError, match="no position: use locate"):
+        name_regions(cut(scenes, 32), tmp_path / "regions.gpkg", "ECO_NAME")
+    shapes.translate(0, 500_000).to_frame("geometry").assign(ECO_NAME="x").to_file(
+        tmp_path / "north.geojson"
+    )
+    with pytest.raises(DataError, match=r"No chip lies in any polygon of .*degrees north; the"):
+        name_regions(chips, tmp_path / "north.geojson", "ECO_NAME")
+    with pytest.raises(DataError, match="There is no file"):
+        name_regions(chips, tmp_path / "absent.shp", "ECO_NAME")
 
 
 # --- the dataset -----------------------------------------------------------------------------
@@ -250,3 +300,52 @@ def test_one_date_without_a_mask_is_left_alone():
     assert clear_mean(one) is one
     with pytest.raises(DataError, match="no time dimension"):
         clear_mean(one.isel(time=0))
+
+
+def test_a_composite_of_some_months():
+    one = scene(8, 8, dates=5)  # 1 and 17 June, 3 and 19 July, 4 August
+    july = clear_mean(one, months=[7])
+    assert np.allclose(july.reflectance[0], one.reflectance[2:4].mean("time"))
+    assert july.time.values[0] == np.datetime64("2022-07-11")
+    assert clear_mean(one, months=range(1, 13)).identical(clear_mean(one))
+    single = clear_mean(one, months=(8, 9))
+    assert np.array_equal(single.reflectance, one.reflectance[4:])
+    with pytest.raises(DataError, match="in the months 1, 2; it has images in 6, 7, 8"):
+        clear_mean(one, months=(1, 2))
+    for wrong in ([0], [13], [6, 6.5]):
+        with pytest.raises(RequestError, match="numbers from 1 to 12"):
+            clear_mean(one, months=wrong)
+    with pytest.raises(DataError, match="no dates"):
+        clear_mean(one.isel(time=0).expand_dims(sample=2), months=[7])
+
+
+def test_unknown_dates_stay_unknown():
+    one = scene(8, 8, dates=3)
+    for times in (["NaT"] * 3, ["2022-06-01", "NaT", "2022-08-01"]):
+        unknown = one.assign_coords(time=np.array(times, "datetime64[ns]"))
+        composite = clear_mean(unknown)
+        assert composite.time.dtype == "datetime64[ns]"
+        assert np.isnat(composite.time.values).all()
+        assert np.allclose(composite.reflectance[0], one.reflectance.mean("time"))
+        with pytest.raises(DataError, match="no dates"):
+            clear_mean(unknown, months=[6])
+    assert clear_mean(one.isel(time=[2, 0, 1])).time.values[0] == np.datetime64("2022-06-17")
+
+
+def test_a_place_that_was_never_clear_has_no_composite():
+    one = scene(8, 8, dates=2)
+    mask = np.full((2, 8, 8), 0b10, "uint8")
+    with pytest.raises(DataError, match="clear in any of its 2 images"):
+        clear_mean(one.assign(fmask=(("time", "y", "x"), mask)))
+    mask[1, 3, 3] = 0
+    composite = clear_mean(one.assign(fmask=(("time", "y", "x"), mask)))
+    assert int(composite.reflectance.notnull().all("band").sum()) == 1
+
+
+def test_leaf_on_months_by_hemisphere():
+    south = scene(8, 8)
+    assert leaf_on_months(south) == (11, 12, 1, 2, 3)
+    north = south.rio.write_crs(32622)  # 63 degrees north
+    assert leaf_on_months(north) == (5, 6, 7, 8, 9)
+    with pytest.raises(DataError, match="hemisphere is unknown"):
+        leaf_on_months(south.drop_vars("spatial_ref"))

@@ -18,6 +18,7 @@ __all__ = ["CHECKS", "as_text", "convert", "preflight"]
 #: Checks of other rooms that a study's metadata can name, imported when one does.
 CHECKS = {
     "source": "geowb.catalog:check_source",
+    "labels": "geowb.labels:check_labels",
     "weights": "geowb.models.registry:check_weights",
     "accelerator": "geowb.models.registry:check_accelerator",
 }

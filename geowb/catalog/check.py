@@ -25,6 +25,7 @@ def check_source(
     variables: Sequence[str] = (),
     bands: Sequence[str] | str = (),
     selection: Mapping[str, Sequence[str]] | None = None,
+    labels: str = "",
 ) -> list[str]:
     """Problems of a catalog entry, one sentence each; empty when there is none.
 
@@ -38,9 +39,12 @@ def check_source(
     catalog
         A catalog file; empty for the one that comes with geowb.
     variables, bands
-        What a study needs of the scene; ``"HLS6"`` stands for those six bands.
+        What a study needs of the scene; ``"agb|agb_dense"`` asks for one of them, ``"HLS6"``
+        stands for those six bands.
     selection
         Placeholder -> wanted values; an empty list stands for all of them.
+    labels
+        A file that brings the variables, so that the scene need not have them; empty for none.
     """
     from geowb.catalog.source import open_catalog
 
@@ -58,6 +62,7 @@ def check_source(
     for name in source.entry.placeholders:
         wanted.setdefault(name, source.choices(name)[:1])  # what `open` takes when it is left out
     problems = source.selection_problems(wanted)
+    variables = () if labels.strip() else variables
     problems += _content_problems(source, variables, HLS6 if bands == "HLS6" else bands)
     return problems or file_problems(source, wanted)
 
@@ -82,10 +87,10 @@ def _content_problems(
         names = options.bands if has[0] == "reflectance" else ()
     has = [rename.get(name, name) for name in has]
     for variable in variables:
-        if variable not in has:
-            yield (
-                f"Entry '{source.name}' has no variable '{variable}'. {did_you_mean(variable, has)}"
-            )
+        if not set(either := variable.split("|")) & set(has):
+            named = "' and no '".join(either)
+            hint = did_you_mean(either[0], has)
+            yield f"Entry '{source.name}' has no variable '{named}'. {hint}"
     if names is None:  # the file itself names its bands, or nobody does
         return
     held = [rename.get(name, name) for name in names if name]
