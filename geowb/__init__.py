@@ -12,7 +12,10 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["bands", "batch", "catalog", "chips", "models", "plots", "train", "world"],
+    submodules=[
+        *("bands", "batch", "catalog", "chips", "evaluate", "labels", "models", "plots", "train"),
+        "world",
+    ],
     submod_attrs={
         "bands": ["HLS6"],
         "catalog": ["Catalog", "Source", "open_catalog"],

@@ -1,4 +1,4 @@
-"""Predictions at labelled pixels, errors and how sure they are, and maps on the scenes' own grids."""
+"""Predictions at labelled pixels, errors and how sure they are, maps on the scenes' own grids."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ _SUMS = ("pixels", "error", "error2", "observed", "observed2")
 
 
 def _sums(pixels: pd.DataFrame) -> pd.DataFrame:
-    """Sums over the pixels of each place, a row a place."""
+    """Add up over the pixels of each place, a row a place."""
     observed = pixels["observed"].to_numpy(float)
     error = pixels["predicted"].to_numpy(float) - observed
     values = (np.ones(len(pixels)), error, error**2, observed, observed**2)

@@ -242,7 +242,8 @@ def lines(
 ) -> hv.Overlay:
     """Draw a line a column of the table against its index; NaN is left out.
 
-    >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="labels")  # doctest: +SKIP
+    >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="share of labels")
+    ... # doctest: +SKIP
     """
     hv = _holoviews()
     drawn = []
@@ -257,7 +258,7 @@ def lines(
 
 
 def residuals(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> hv.Overlay:
-    """Draw predicted minus observed against observed biomass: median and quartiles, a colour a model.
+    """Draw predicted minus observed against observed biomass: median, quartiles, a colour a model.
 
     >>> residuals({"U-Net": evaluate.residuals(pixels)})  # doctest: +SKIP
     """
@@ -291,7 +292,7 @@ def matrix(
 ) -> hv.Overlay:
     """Show a table as coloured cells with their numbers: rows trained on, columns tested on.
 
-    >>> matrix(pd.DataFrame({"cerrado": [20.0]}, index=["amazonia"]), title="RMSE")  # doctest: +SKIP
+    >>> matrix(pd.DataFrame({"cerrado": [20.0]}, index=["amazonia"]))  # doctest: +SKIP
     """
     hv = _holoviews()
     values = table.to_numpy(float)

@@ -163,8 +163,9 @@ class Fit:
 
     ``model`` has the weights of the best epoch (of the last, if there was no validation) and is in
     eval mode; ``history`` has a row an epoch (epoch, train_rmse, val_rmse); ``seconds`` is the time
-    of training and validation; ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
-    peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs).
+    of training and validation; ``peak_memory_mb`` is the memory of weights, gradients, optimiser
+    state and activations at its peak, in MB (1e6 bytes), NaN where it is not measured (Apple's
+    GPUs).
     """
 
     model: PixelModel

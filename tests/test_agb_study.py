@@ -12,11 +12,17 @@ import textwrap
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import rioxarray
 import xarray as xr
+from pyproj import Transformer
 from scenes import scene
+
+from geowb.world.granule import BEAMS as GEDI_BEAMS
+from geowb.world.granule import write_granule
 
 ROOT = Path(__file__).parent.parent
 BANDS = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
@@ -98,6 +104,36 @@ def break_weights(folder):
     (folder / "model.json").write_text('{"name": "unet"}')
 
 
+def break_granule(folder):
+    """A granule in which no shot passes the quality flag."""
+    made = scene(32, 32, density=0.1)
+    made["agb_se"] = made["agb"] * 0 + 5
+    file = write_granule(made, folder / "gedi.h5")
+    with h5py.File(file, "a") as granule:
+        for beam in GEDI_BEAMS:
+            granule[beam]["l4_quality_flag"][:] = 0
+
+
+def write_plots(folder, lon="lon", lat="lat", crs=4326):
+    """A table of plots on the scene of the fixture `folder`."""
+    made = scene(64, 64, density=0.3)
+    rows, cols = np.nonzero(np.isfinite(made.agb.values))
+    to = Transformer.from_crs(32722, crs, always_xy=True)
+    x, y = to.transform(5e5 + 30.0 * cols, 7e6 - 30.0 * rows)
+    plots = pd.DataFrame({lon: x, lat: y, "biomass": made.agb.values[rows, cols]})
+    plots.to_csv(folder / "plots.csv", index=False)
+    return plots
+
+
+def break_degrees(folder):
+    write_plots(folder, crs=32722)
+
+
+def break_order(folder):
+    plots = write_plots(folder)
+    plots.assign(lon=plots.lat, lat=plots.lon - 60).to_csv(folder / "plots.csv", index=False)
+
+
 OWN = ("-p", "catalog=catalog.yaml", "-p", "data=plots")
 WRONG = {
     "study": (None, ["agb_transfr"], "agb_transfer"),
@@ -112,6 +148,14 @@ WRONG = {
     "band order": (break_band_order, ["agb_transfer", *OWN], "SWIR_2"),
     "crs": (break_crs, ["agb_transfer", *OWN], "CRS"),
     "grid": (break_grid, ["agb_transfer", *OWN], "label.tif"),
+    "no granule": (None, ["agb_transfer", "-p", "labels=gedi.h5"], "gedi.h5"),
+    "granule": (break_granule, ["agb_transfer", "-p", "labels=gedi.h5"], "usable"),
+    "kind of labels": (None, ["agb_transfer", "-p", "labels=plots.xlsx"], ".geojson"),
+    "degrees": (break_degrees, ["agb_transfer", "-p", "labels=plots.csv"], "crs=32614"),
+    "swapped": (break_order, ["agb_transfer", "-p", "labels=plots.csv"], "swapped"),
+    "month": (None, ["agb_transfer", "-p", "months=13"], "13"),
+    "arm": (None, ["agb_transfer", "-p", "arms=frozn"], "frozen"),
+    "no weights": (None, ["agb_transfer", "-p", "encoder=prithvi_swin_B"], "weights"),
     "weights": (break_weights, ["agb_transfer", "-p", "weights=model.safetensors"], "'unet'"),
 }
 
@@ -140,6 +184,43 @@ def test_labels_that_are_all_missing_fail_with_the_notebook_kept(folder):
     assert json.loads((kept / "run.json").read_text())["status"] == "failed"
     assert "DataError" in (kept / "notebook.ipynb").read_text()
     assert not list((folder / "runs").glob(".*"))
+
+
+#: A run of the study that takes seconds: two arms, one pass.
+SHORT = [word for p in ("chip_size=16", "epochs=1", "arms=unet,random", "detail=[]",
+                        "label_curve=[]") for word in ("-p", p)]  # fmt: skip
+
+
+def test_plots_of_one_s_own_become_the_labels(folder):
+    text = (folder / "catalog.yaml").read_text()
+    text = re.sub(r".*labels: .*\n", "", text)  # the entry has an image and no labels
+    (folder / "catalog.yaml").write_text(text)
+    plots = write_plots(folder, crs=32722)
+    done = geowb("run", "agb_transfer", *OWN, *SHORT, cwd=folder)
+    assert done.returncode == 2
+    assert "no variable 'agb' and no 'agb_dense'" in done.stderr
+    words = [*OWN, *SHORT, "-p", "labels=plots.csv", "-p", "labels_crs=EPSG:32722"]
+    done = geowb("run", "agb_transfer", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.strip())
+    notebook = (run / "notebook.ipynb").read_text()
+    n = len(plots)
+    assert f"{n:,} plots, {n:,} inside the scene, on {n:,} pixels" in notebook
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["rmse/swin_demo_random/all"]["value"] > 0
+    assert "rmse/swin_demo/all" not in metrics
+
+
+@pytest.mark.real
+def test_a_granule_of_another_place_says_how_far_it_is(folder, geowb_data):
+    (granule,) = (geowb_data / "gedi_l4a").glob("*.zip")
+    words = [*OWN, *SHORT, "-p", f"labels={granule}"]
+    done = geowb("run", "agb_transfer", *words, cwd=folder)
+    assert done.returncode == 1
+    told = re.search(r"the nearest is ([\d,]+) km (\S+) of the scene", done.stderr)
+    # From 5.9254 S, 57.5 W or so to the scene at 27.1 S, 51 W: about 2,440 km.
+    assert int(told[1].replace(",", "")) == pytest.approx(2440, rel=0.02)
+    assert told[2].startswith("north")
 
 
 ARCHIVE = """
@@ -270,9 +351,14 @@ def test_the_archive_s_layout_runs_as_the_paper_profile_would(tmp_path, monkeypa
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.strip())
     metrics = json.loads((run / "metrics.json").read_text())
-    assert 0 < metrics["rmse/unet/all"]["value"] < 1000
+    for arm in ("unet", "swin_demo_scratch", "swin_demo_random"):
+        assert 0 < metrics[f"rmse/{arm}/all"]["value"] < 1000
+        assert metrics[f"r2/{arm}/all"]["value"] < 1
+    assert set(json.loads((run / "run.json").read_text())["parameters"]["few_shot"]) == {5, 15, 50}
     assert sorted(path.name for path in (run / "maps").iterdir()) == [
-        f"agb_granite-{sample}-{arm}.tif" for sample in (0, 1) for arm in ("swin_demo", "unet")
+        f"agb_granite-{sample}-{arm}.tif"
+        for sample in (0, 1)
+        for arm in ("swin_demo_scratch", "unet")
     ]
     notebook = (run / "notebook.ipynb").read_text()
     assert "10 separate images" in notebook
@@ -287,3 +373,38 @@ def test_the_readme_s_python_works():
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"0-100 +\d+ +\d+\.\d+", done.stdout)
+
+
+@pytest.mark.real
+def test_the_dense_map_shows_the_error_between_the_shots(tmp_path, geowb_data):
+    words = ["-p", "data=biomassters_chip", "-p", "epochs=2", "-p", "arms=unet,frozen"]
+    done = geowb("run", "agb_transfer", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((Path(done.stdout.strip()) / "metrics.json").read_text())
+    for arm in ("unet", "swin_demo"):
+        at, apart = (metrics[f"rmse_truth/{arm}/{part}"]["value"] for part in ("shots", "no_shot"))
+        assert at == pytest.approx(metrics[f"rmse/{arm}/all"]["value"])  # these labels are exact
+        assert 0 < apart < 200
+        assert apart != at
+
+
+def test_transfer_and_few_chips_between_two_eco_regions(tmp_path):
+    small = ["regions=cerrado,mata_atlantica", "arms=unet,frozen", "epochs=1", "few_shot=2,99"]
+    words = [word for value in [*small, "few_shot_steps=2"] for word in ("-p", value)]
+    done = geowb("run", "agb_transfer", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.strip())
+    metrics = {k: v["value"] for k, v in json.loads((run / "metrics.json").read_text()).items()}
+    names = ("cerrado", "mata_atlantica")
+    found = {(a, b): metrics[f"transfer/swin_demo/{a}/{b}"] for a in names for b in names}
+    n = {name: metrics[f"rmse/swin_demo/region/{name}"] for name in names}
+    assert {name: metrics[f"transfer/swin_demo/all/{name}"] for name in names} == n
+    ratios = [found[a, b] / found[b, b] for a, b in (names, names[::-1])]
+    assert metrics["transfer_loss/swin_demo/all"] == pytest.approx(np.mean(ratios))
+    assert metrics["few_shot/swin_demo/2"] > 0
+    assert "label_curve/swin_demo/0.2" in metrics
+    notebook = (run / "notebook.ipynb").read_text()
+    assert re.search(r"99 chips: cerrado has only \d+ with labels", notebook)
+    assert {"transfer.png", "few_shot.png", "residuals.png", "label_curve.png"} <= {
+        file.name for file in (run / "figures").iterdir()
+    }

@@ -69,6 +69,54 @@ def test_bars_leave_out_what_has_no_pixels_and_keep_the_order():
     ]
 
 
+def drawn(element):
+    """The axes of a picture."""
+    hv = plots._holoviews()
+    return hv.renderer("matplotlib").get_plot(element).state.axes[0]
+
+
+def test_numbers_of_a_matrix_stand_beside_their_names():
+    table = pd.DataFrame(
+        {"x": [1.0, 2.0, 3.0], "y": [4.0, np.nan, 6.0]}, index=["north", "south", "all"]
+    )
+    axes = drawn(plots.matrix(table))
+    ticks = {
+        axis: {label.get_text(): at for at, label in zip(get(), labels(), strict=True)}
+        for axis, get, labels in (
+            ("x", axes.get_xticks, axes.get_xticklabels),
+            ("y", axes.get_yticks, axes.get_yticklabels),
+        )
+    }
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    image = axes.images[0]
+    left, _, bottom, top = image.get_extent()
+    for row, values in table.iterrows():
+        for column, value in values.items():
+            x, y = ticks["x"][column], ticks["y"][row]
+            assert texts[x, y] == ("-" if np.isnan(value) else f"{value:.1f}")
+            down = int((max(top, bottom) - y) if image.origin == "upper" else y)
+            cell = np.ma.filled(image.get_array(), np.nan)[down, int(x - left)]
+            assert cell == pytest.approx(value, nan_ok=True)
+    assert ticks["y"]["north"] > ticks["y"]["south"]
+
+
+def test_lines_leave_gaps_out_and_mark_the_points():
+    table = pd.DataFrame({"a": [3.0, np.nan, 1.0], "b": [2.0, 2.0, 2.0]}, index=[0.1, 0.3, 1.0])
+    lines = plots.lines(table, xlabel="share")
+    found = {line.label: line.array().tolist() for line in lines if line.label}
+    assert found["a"] == [[0.1, 3.0], [1.0, 1.0]]
+    assert len(found["b"]) == 3
+
+
+def test_residuals_are_drawn_with_their_quartiles():
+    table = pd.DataFrame({"low": [-9.0], "median": [1.0], "high": [4.0]}, index=[25.0])
+    bars = [e for e in plots.residuals({"a": table}) if type(e).__name__ == "ErrorBars"]
+    assert bars[0].array().tolist() == [[25.0, 1.0, 10.0, 3.0]]
+    axes = drawn(plots.residuals({"a": table}))
+    ends = axes.collections[0].get_segments()[0][:, 1]
+    assert sorted(ends) == pytest.approx([-9.0, 4.0])
+
+
 @pytest.mark.parametrize("kind", ["maps", "scatter", "bars", "curves"])
 def test_pictures_are_small_pngs_in_both_places(one, tmp_path, kind):
     pixels = pd.DataFrame({"scene": ["a", "b"], "observed": [1.0, 2.0], "predicted": [2.0, 2.0]})

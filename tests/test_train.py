@@ -185,6 +185,56 @@ def test_early_stopping(parts):
     assert len(result.history) < 50
 
 
+def test_without_validation_the_weights_are_those_of_the_last_epoch(parts, capfd):
+    _, _, data = parts
+    alone = fit(linear(), data["train"], None, epochs=3, learning_rate=0.05, batch_size=8,
+                accelerator="cpu")  # fmt: skip
+    assert alone.history["val_rmse"].isna().all()
+    assert alone.history["train_rmse"].notna().all()
+    assert alone.val_rmse == np.inf  # it wins no comparison
+    beside = train(data, epochs=3)
+    # Validation that never gets better than in the last epoch keeps the same weights.
+    assert beside.best_epoch == 2
+    for ours, theirs in zip(alone.model.parameters(), beside.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    told = capfd.readouterr().err
+    assert "nan" not in told
+    assert "val_dataloader" not in told
+
+
+def test_a_model_that_was_trained_before_learns_again(parts):
+    _, _, data = parts
+    first = train(data, epochs=2).model
+    assert not first.training
+    seen = []
+    first.network.drop.register_forward_hook(lambda module, *_: seen.append(module.training))
+    train(data, first, epochs=1)
+    assert seen[0]  # with dropout
+
+
+def test_the_rate_falls_on_a_plateau(parts, monkeypatch):
+    _, _, data = parts
+    frozen = linear()
+    frozen.requires_grad_(False)
+    frozen.network.last.bias.requires_grad_(True)
+    rates = []
+    ends = _Regression.on_train_epoch_start
+
+    def starts(self):
+        rates.append(self.optimizers().param_groups[0]["lr"])
+        ends(self)
+
+    monkeypatch.setattr(_Regression, "on_train_epoch_start", starts)
+    train(data, frozen, epochs=30, learning_rate=1e-12, schedule="plateau")
+    assert rates[:11] == [1e-12] * 11
+    assert min(rates) == pytest.approx(1e-13, rel=1e-6) or min(rates) < 1e-13
+    for wrong in ({"schedule": "plateau"}, {"patience": 3}):
+        with pytest.raises(RequestError, match="need validation chips"):
+            fit(linear(), data["train"], None, epochs=1, **wrong)
+    with pytest.raises(RequestError, match="schedule is 'cosine'"):
+        train(data, schedule="cosine")
+
+
 def test_frozen_encoder_comes_out_unchanged_and_is_not_in_checkpoints(parts, tmp_path):
     _, _, data = parts
     model = build("swin_demo", freeze_backbone=True, output_mean=40, output_std=40)

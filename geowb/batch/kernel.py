@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from geowb.batch.machine import short_waits
 from geowb.errors import RequestError, did_you_mean
 
 __all__ = ["Execution", "check_kernel", "execute", "heading_of"]
@@ -99,7 +100,8 @@ def execute(
     deadline = time.monotonic() + timeout if timeout else None
     failure = None
     with tempfile.TemporaryDirectory(prefix="geowb-", ignore_cleanup_errors=True) as scratch:
-        told = {"folder": Path(scratch), "environment": environment or {}, "directory": directory}
+        extra = {**short_waits(), **(environment or {})}
+        told = {"folder": Path(scratch), "environment": extra, "directory": directory}
         manager = type("KernelManager", (KernelManager,), told)
 
         def at(cell: Mapping[str, Any], cell_index: int) -> None:

@@ -56,6 +56,7 @@ def lab(
     import tempfile
     from importlib.util import find_spec
 
+    from geowb.batch.machine import short_waits
     from geowb.paths import notebooks_dir
 
     if find_spec("jupyterlab") is None:
@@ -76,7 +77,7 @@ def lab(
         # Ctrl-C is JupyterLab's: it asks before it shuts down.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         try:
-            env = os.environ | {"JUPYTER_CONFIG_PATH": paths}
+            env = os.environ | short_waits() | {"JUPYTER_CONFIG_PATH": paths}
             done = subprocess.run(command, env=env, check=False)
         finally:
             signal.signal(signal.SIGINT, before)
