@@ -16,13 +16,12 @@ from geowb.chips import (
     cut,
     drop_unseen,
     examples,
-    locate,
-    name_regions,
     split_by_place,
     what_split_shows,
 )
 from geowb.composite import clear_mean, leaf_on_months
 from geowb.errors import DataError, RequestError
+from geowb.places import locate, name_regions
 
 # --- cutting ---------------------------------------------------------------------------------
 
