@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -108,19 +109,22 @@ def rmse(pixels: pd.DataFrame) -> float:
 def rmse_by_bin(
     pixels: pd.DataFrame, bins: Sequence[tuple[float, float]] = AGB_BINS
 ) -> pd.DataFrame:
-    """RMSE for each bin of the observed value, and over all bins together.
+    """RMSE by observed value: in each bin, over the bins together, above them, and over all.
 
-    >>> pixels = pd.DataFrame({"observed": [50.0, 250.0], "predicted": [60.0, 230.0]})
-    >>> rmse_by_bin(pixels)["rmse"].tolist()
-    [10.0, nan, 20.0, 15.811388300841896]
+    >>> pixels = pd.DataFrame({"observed": [50.0, 350.0], "predicted": [60.0, 330.0]})
+    >>> rmse_by_bin(pixels)["rmse"].round(1).to_dict()
+    {'0-100': 10.0, '100-200': nan, '200-300': nan, '0-300': 10.0, '300+': 20.0, 'all': 15.8}
 
-    Bins are half open, ``[low, high)``; the errors of all pixels in a bin are pooled. A bin without
-    a pixel has the RMSE NaN and 0 pixels.
+    Bins are half open, ``[low, high)``; the errors of all pixels in a bin are pooled. After the
+    bins come all of them together, what lies above, and all pixels. A bin without a pixel has the
+    RMSE NaN and 0 pixels.
     """
     if (pixels["observed"] < 0).any():
         raise DataError("Observed values below zero: is the no-label value missing in the catalog?")
     parts = {f"{low:g}-{high:g}": (low, high) for low, high in bins}
-    parts["all"] = (0.0, np.inf)
+    first, last = bins[0][0], bins[-1][1]
+    parts[f"{first:g}-{last:g}"] = (first, last)
+    parts |= {f"{last:g}+": (last, np.inf), "all": (0.0, np.inf)}
     chosen = {
         name: pixels[(pixels["observed"] >= low) & (pixels["observed"] < high)]
         for name, (low, high) in parts.items()
@@ -136,12 +140,17 @@ _SUMS = ("pixels", "error", "error2", "observed", "observed2")
 
 
 def _sums(pixels: pd.DataFrame) -> pd.DataFrame:
-    """Add up over the pixels of each place, a row a place."""
+    """Add up over the pixels of each place, a row a place; one NaN makes its place NaN."""
     observed = pixels["observed"].to_numpy(float)
     error = pixels["predicted"].to_numpy(float) - observed
     values = (np.ones(len(pixels)), error, error**2, observed, observed**2)
-    table = pd.DataFrame(dict(zip(_SUMS, values, strict=True)))
-    return table.groupby([pixels["scene"].to_numpy(), pixels["place"].to_numpy()]).sum()
+    groups = pixels.groupby(["scene", "place"])
+    at = groups.ngroup().to_numpy()
+    columns = {
+        name: np.bincount(at, weights=value, minlength=groups.ngroups)
+        for name, value in zip(_SUMS, values, strict=True)
+    }
+    return pd.DataFrame(columns, index=groups.size().index)
 
 
 def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -173,8 +182,9 @@ def scores(pixels: pd.DataFrame) -> pd.Series:
 
     R2 is 1 - sum of squared errors / sum of squares about the mean of what was observed: 0 for
     predicting that mean, and below it for anything worse; NaN if all that was observed is equal.
+    A prediction that is not finite makes all of them NaN.
     """
-    found = _scores(_sums(pixels).sum().to_numpy())
+    found = _scores(_sums(pixels).to_numpy().sum(axis=0))
     return pd.Series({"pixels": len(pixels), **{name: float(v) for name, v in found.items()}})
 
 
@@ -192,12 +202,21 @@ def with_interval(pixels: pd.DataFrame, *, repeats: int = 2000, seed: int = 0) -
     With fewer than three places there is none (NaN).
     """
     sums = _sums(pixels)
-    table = pd.DataFrame({"value": scores(pixels).drop("pixels")})
-    low = high = np.full(len(table), np.nan)
-    if len(sums) >= 3:
-        drawn = _scores(_draws(sums.index, repeats, seed) @ sums.to_numpy())
-        low, high = np.nanpercentile([drawn[name] for name in table.index], [2.5, 97.5], axis=1)
-    return table.assign(low=low, high=high)
+    drawn = _scores(_draws(sums.index, repeats, seed) @ sums.to_numpy())
+    rows = {
+        name: (value, *_middle_95(drawn[name], len(sums)))
+        for name, value in scores(pixels).drop("pixels").items()
+    }
+    return pd.DataFrame(rows, index=["value", "low", "high"]).T
+
+
+def _middle_95(drawn: np.ndarray, places: int) -> tuple[float, float]:
+    """Bounds of the middle 95 % of the draws; NaN from fewer than three places."""
+    drawn = drawn[np.isfinite(drawn)]
+    if places < 3 or not drawn.size:
+        return float("nan"), float("nan")
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def paired(
@@ -223,13 +242,11 @@ def paired(
     both = [_sums(table) for table in (ours, theirs)]
     counts = np.vstack([np.ones((1, len(both[0]))), _draws(both[0].index, repeats, seed)])
     mine, other = (_scores(counts @ sums.to_numpy())["rmse"] for sums in both)
-    table = {}
-    for name, values in {"difference": mine - other, "ratio": mine / other}.items():
-        low, high = (
-            np.percentile(values[1:], [2.5, 97.5]) if len(both[0]) >= 3 else (np.nan, np.nan)
-        )
-        table[name] = {"value": values[0], "low": low, "high": high}
-    return pd.DataFrame(table).T
+    rows = {
+        name: (values[0], *_middle_95(values[1:], len(both[0])))
+        for name, values in {"difference": mine - other, "ratio": mine / other}.items()
+    }
+    return pd.DataFrame(rows, index=["value", "low", "high"]).T
 
 
 def residuals(pixels: pd.DataFrame, *, width: float = 50.0, least: int = 5) -> pd.DataFrame:
@@ -250,38 +267,38 @@ def residuals(pixels: pd.DataFrame, *, width: float = 50.0, least: int = 5) -> p
     return table[["pixels", "low", "median", "high"]].rename_axis("observed")
 
 
-def transfer_loss(tested: Mapping[str, pd.DataFrame]) -> pd.Series:
+def transfer_loss(tested: Mapping[str, pd.DataFrame], *, least: int = 20) -> pd.Series:
     """RMSE of a model trained in another region / of one trained in the region itself.
 
     >>> transfer_loss({name: at_labels(models[name], test) for name in scenes})  # doctest: +SKIP
     0-100      1.3
     100-200    1.2
-    200-300    1.5
     all        1.4
 
     Parameters
     ----------
     tested
         Region trained on -> its model's `at_labels` on the test pixels of all regions.
+    least
+        A region with fewer test pixels in a bin is left out of that bin.
 
     Returns
     -------
     pandas.Series
-        The mean over all ordered pairs of regions, for each bin; NaN for a bin that has no pixels
-        in any of the regions, and without a pair.
+        For each bin the mean over all ordered pairs of regions (trained, tested) that have enough
+        pixels; NaN without any. Bins rest on different pairs where a region lacks some biomass.
     """
     by_bin = {
-        source: {at: rmse_by_bin(part)["rmse"] for at, part in table.groupby("region")}
+        source: {at: rmse_by_bin(part) for at, part in table.groupby("region")}
         for source, table in tested.items()
     }
-    pairs = [
-        by_bin[source][target] / by_bin[target][target]
-        for source in by_bin
-        for target in by_bin
-        if source != target
-    ]
-    names = [*(f"{low:g}-{high:g}" for low, high in AGB_BINS), "all"]
-    return pd.concat(pairs, axis=1).mean(axis=1) if pairs else pd.Series(np.nan, index=names)
+    names = rmse_by_bin(pd.DataFrame({"observed": [], "predicted": []})).index
+    pairs = {}
+    for source, target in itertools.permutations(by_bin, 2):
+        if target in by_bin[source]:
+            away, home = by_bin[source][target], by_bin[target][target]
+            pairs[source, target] = (away["rmse"] / home["rmse"]).where(home["pixels"] >= least)
+    return pd.DataFrame(pairs, index=names).mean(axis=1)
 
 
 def against_truth(
@@ -314,13 +331,15 @@ def against_truth(
     return pixels.assign(label=values, shot=np.isfinite(values))
 
 
-def as_text(errors: pd.DataFrame, title: str = "", *, digits: int = 1) -> pd.DataFrame:
+def as_text(
+    errors: pd.DataFrame, title: str = "", *, digits: int = 1, missing: str = "not finite"
+) -> pd.DataFrame:
     """Write a table of errors with `digits` decimals; an empty bin says "no pixels".
 
     >>> as_text(pd.DataFrame({"pixels": [3, 0], "unet": [12.34, float("nan")]})).unet.tolist()
     ['12.3', 'no pixels']
     """
-    text = errors.map(lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "not finite")
+    text = errors.map(lambda value: f"{value:.{digits}f}" if np.isfinite(value) else missing)
     if "pixels" in errors:
         text[errors["pixels"] == 0] = "no pixels"
         text["pixels"] = errors["pixels"]

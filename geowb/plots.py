@@ -251,8 +251,9 @@ def lines(
         values = values.dropna().sort_index()
         style = {"color": COLOURS[i % len(COLOURS)]}
         curve = hv.Curve((values.index, values), xlabel, ylabel, label=str(name))
-        drawn += [curve.opts(linewidth=2, xticks=sorted(table.index), **style)]
-        drawn += [hv.Scatter((values.index, values), xlabel, ylabel).opts(s=25, **style)]
+        points = hv.Scatter((values.index, values), xlabel, ylabel)
+        drawn += [curve.opts(linewidth=2, xticks=sorted(table.index), padding=0.06, **style)]
+        drawn += [points.opts(s=25, padding=0.06, **style)]
     axes = {"title": title, "aspect": 1.6, "show_grid": True}
     return hv.Overlay(drawn).opts(legend_position="right", **axes)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SCHEDULES = ("one_cycle", "plateau")
 
-__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything"]
+__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything", "steps_an_epoch"]
 
 
 def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -260,11 +260,13 @@ def fit(
     model.train()  # Lightning leaves the modes of a model that was trained before as they are
     lines, memory = _Progress(epochs, units, progress), PeakMemory()
     with tempfile.TemporaryDirectory() as scratch, quiet():
+        kept = checkpoints or (Path(resume).parent if resume else None)
         best = ModelCheckpoint(
-            dirpath=checkpoints or (Path(resume).parent if resume else scratch),
+            dirpath=kept or scratch,
             filename="best",
             monitor=None if val is None else "val_rmse",
-            save_last=True,
+            save_top_k=1 if kept or val is not None else 0,
+            save_last=kept is not None,
             enable_version_counter=False,
         )
         stops = [EarlyStopping("val_rmse", patience=patience)] if patience else []
@@ -341,9 +343,25 @@ def _loader(data: ChipDataset, batch_size: int, seed: int, *, shuffle: bool) -> 
     # One replica: only for its order, which depends on the seed and the epoch and on nothing else.
     sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
     own = torch.Generator().manual_seed(seed)  # leave the global random state to the model
-    # A batch of one chip has no spread to normalise by: that chip sits out this epoch.
-    alone = shuffle and len(data) % batch_size == 1
+    alone = shuffle and _one_left(data, batch_size)
     return DataLoader(data, batch_size, sampler=sampler, generator=own, drop_last=alone)
+
+
+def _one_left(data: ChipDataset, batch_size: int) -> bool:
+    """Whether a chip sits out the epoch: a batch of one has no spread to normalise by."""
+    return len(data) % batch_size == 1
+
+
+def steps_an_epoch(train: ChipDataset, batch_size: int) -> int:
+    """Training steps that `fit` makes of these chips in an epoch.
+
+    >>> steps_an_epoch(train, 16)  # doctest: +SKIP
+    7
+
+    Chips without a label are left out, and so is a chip that would be a batch alone.
+    """
+    data = train.labelled_only()
+    return math.ceil(len(data) / batch_size) - _one_left(data, batch_size)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The biomass study as its users meet it: wrong requests, real data, labels that are not there."""
 
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -154,6 +155,7 @@ WRONG = {
     "degrees": (break_degrees, ["agb_transfer", "-p", "labels=plots.csv"], "crs=32614"),
     "swapped": (break_order, ["agb_transfer", "-p", "labels=plots.csv"], "swapped"),
     "month": (None, ["agb_transfer", "-p", "months=13"], "13"),
+    "no rate": (None, ["agb_transfer", "-p", "learning_rates=[]"], "1 item"),
     "arm": (None, ["agb_transfer", "-p", "arms=frozn"], "frozen"),
     "no weights": (None, ["agb_transfer", "-p", "encoder=prithvi_swin_B"], "weights"),
     "weights": (break_weights, ["agb_transfer", "-p", "weights=model.safetensors"], "'unet'"),
@@ -209,6 +211,9 @@ def test_plots_of_one_s_own_become_the_labels(folder):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["rmse/swin_demo_random/all"]["value"] > 0
     assert "rmse/swin_demo/all" not in metrics
+    record = json.loads((run / "run.json").read_text())["data"]["labels"]
+    digest = hashlib.sha256((folder / "plots.csv").read_bytes()).hexdigest()
+    assert record == {"entry": "plots.csv", "sha256": digest}
 
 
 @pytest.mark.real
@@ -354,7 +359,6 @@ def test_the_archive_s_layout_runs_as_the_paper_profile_would(tmp_path, monkeypa
     for arm in ("unet", "swin_demo_scratch", "swin_demo_random"):
         assert 0 < metrics[f"rmse/{arm}/all"]["value"] < 1000
         assert metrics[f"r2/{arm}/all"]["value"] < 1
-    assert set(json.loads((run / "run.json").read_text())["parameters"]["few_shot"]) == {5, 15, 50}
     assert sorted(path.name for path in (run / "maps").iterdir()) == [
         f"agb_granite-{sample}-{arm}.tif"
         for sample in (0, 1)
@@ -389,7 +393,13 @@ def test_the_dense_map_shows_the_error_between_the_shots(tmp_path, geowb_data):
 
 
 def test_transfer_and_few_chips_between_two_eco_regions(tmp_path):
-    small = ["regions=cerrado,mata_atlantica", "arms=unet,frozen", "epochs=1", "few_shot=2,99"]
+    small = [
+        "regions=cerrado,mata_atlantica",
+        "arms=unet,frozen",
+        "epochs=1",
+        "few_shot=2,99",
+        "detail=frozen",
+    ]
     words = [word for value in [*small, "few_shot_steps=2"] for word in ("-p", value)]
     done = geowb("run", "agb_transfer", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -401,7 +411,11 @@ def test_transfer_and_few_chips_between_two_eco_regions(tmp_path):
     assert {name: metrics[f"transfer/swin_demo/all/{name}"] for name in names} == n
     ratios = [found[a, b] / found[b, b] for a, b in (names, names[::-1])]
     assert metrics["transfer_loss/swin_demo/all"] == pytest.approx(np.mean(ratios))
-    assert metrics["few_shot/swin_demo/2"] > 0
+    for name in ("few_shot", "few_shot_alone"):
+        assert metrics[f"{name}/swin_demo/2"] > 0
+        assert f"{name}/swin_demo/99" not in metrics  # no region has so many
+    bounds = [metrics[f"against/swin_demo/unet/{bound}"] for bound in ("low", "value", "high")]
+    assert bounds == sorted(bounds)
     assert "label_curve/swin_demo/0.2" in metrics
     notebook = (run / "notebook.ipynb").read_text()
     assert re.search(r"99 chips: cerrado has only \d+ with labels", notebook)

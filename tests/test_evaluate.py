@@ -59,6 +59,18 @@ def test_r2_of_equal_labels_is_not_a_number():
     assert np.isnan(evaluate.scores(table([7.0] * 4, [6.0, 7.0, 8.0, 9.0]))["r2"])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_diverged_has_no_score(bad):
+    pixels = random_table()
+    broken = pixels.assign(predicted=pixels["predicted"].where(pixels.index != 7, bad))
+    assert not np.isfinite(evaluate.scores(broken)[["rmse", "bias"]]).any()
+    assert not evaluate.scores(broken)["r2"] > 0
+    found = evaluate.with_interval(broken.assign(predicted=np.nan))
+    assert found.isna().all().all()
+    both = evaluate.paired(broken.assign(predicted=np.nan), pixels)
+    assert both.isna().all().all()
+
+
 # --- intervals -------------------------------------------------------------------------------
 
 
@@ -157,10 +169,19 @@ def test_transfer_loss_is_the_mean_ratio_over_ordered_pairs():
         ]
         return pd.concat(parts, ignore_index=True)
 
-    found = evaluate.transfer_loss({name: tested(name) for name in "ab"})
+    found = evaluate.transfer_loss({name: tested(name) for name in "ab"}, least=1)
     assert found["0-100"] == pytest.approx((30 / 20 + 15 / 10) / 2)
     assert found["all"] == pytest.approx((30 / 20 + 15 / 10) / 2)
     assert np.isnan(found["200-300"])
+    assert found.index.tolist() == ["0-100", "100-200", "200-300", "0-300", "300+", "all"]
+    assert evaluate.transfer_loss({name: tested(name) for name in "ab"}, least=3).isna().all()
+    more = {"a": pd.concat([tested("a")] * 2), "b": pd.concat([tested("b")] * 2)}
+    assert evaluate.transfer_loss(more, least=3)["all"] == pytest.approx(found["all"])
+
+
+def test_a_region_without_test_pixels_is_left_out():
+    one = {name: random_table(scene="a") for name in "ab"}
+    assert evaluate.transfer_loss(one)["all"] == pytest.approx(1.0)
 
 
 def test_without_a_second_region_there_is_no_transfer():

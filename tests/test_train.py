@@ -13,7 +13,7 @@ from geowb import evaluate
 from geowb.chips import ChipDataset, cut, split_by_place
 from geowb.errors import DataError, RequestError
 from geowb.models import PixelModel, build
-from geowb.train import _Regression, fit, masked_rmse
+from geowb.train import _Regression, fit, masked_rmse, steps_an_epoch
 
 # --- the loss --------------------------------------------------------------------------------
 
@@ -212,6 +212,20 @@ def test_a_model_that_was_trained_before_learns_again(parts):
     assert seen[0]  # with dropout
 
 
+@pytest.mark.parametrize(("chips", "batch"), [(5, 8), (8, 8), (9, 8), (16, 8), (17, 4), (6, 3)])
+def test_steps_of_an_epoch_are_counted_as_they_are_made(parts, monkeypatch, chips, batch):
+    _, _, data = parts
+    some = ChipDataset(parts[0], data["train"].labelled_only().chips.head(chips))
+    assert len(some) == chips
+    made = []
+    step = _Regression.training_step
+    monkeypatch.setattr(
+        _Regression, "training_step", lambda self, *a: (made.append(1), step(self, *a))[1]
+    )
+    fit(linear(), some, None, epochs=1, batch_size=batch, accelerator="cpu", progress=False)
+    assert len(made) == steps_an_epoch(some, batch)
+
+
 def test_the_rate_falls_on_a_plateau(parts, monkeypatch):
     _, _, data = parts
     frozen = linear()
@@ -291,7 +305,9 @@ def test_bins_are_half_open_and_pooled():
     pixels = pd.DataFrame({"observed": [0.0, 99.9, 100.0, 400.0]})
     pixels["predicted"] = pixels["observed"] + [1.0, 3.0, 10.0, 20.0]
     table = evaluate.rmse_by_bin(pixels)
-    assert table["pixels"].to_dict() == {"0-100": 2, "100-200": 1, "200-300": 0, "all": 4}
+    assert table["pixels"].to_dict() == {
+        "0-100": 2, "100-200": 1, "200-300": 0, "0-300": 3, "300+": 1, "all": 4
+    }  # fmt: skip
     assert table["rmse"]["0-100"] == pytest.approx(5**0.5)
     assert table["rmse"]["100-200"] == 10
     assert np.isnan(table["rmse"]["200-300"])

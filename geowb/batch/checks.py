@@ -86,7 +86,7 @@ def convert(parameter: Parameter, value: Any) -> Any:
     ------
     ValueError
         The value is not of the type, not finite, or against the study's
-        `choices`, `min`, `above` or `max`; names parameter, value and what is expected.
+        `choices`, `min`, `above`, `max` or `items`; names parameter, value and what is expected.
     """
     try:
         if not parameter.type:  # a foreign notebook's parameter without annotation, None or so
@@ -99,7 +99,10 @@ def convert(parameter: Parameter, value: Any) -> Any:
         raise ValueError(
             f"{parameter.name}={shown(value)} is not {_EXPECTED.get(parameter.type, other)}."
         ) from None
-    for item in result if isinstance(result, list) else [result]:
+    listed = isinstance(result, list)
+    if listed and len(result) < (least := parameter.rules.get("items", 0)):
+        raise ValueError(f"{parameter.name}={shown(result)} must have {least} item(s) or more.")
+    for item in result if listed else [result]:
         _check_range(parameter, item)
     return result
 

@@ -354,8 +354,14 @@ def _tidy(path: Path, study: Study, *, done: bool) -> dict[str, Any]:
 
 
 def _provenance(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the catalog what the data were: world version, or digests; by parameter."""
+    """Ask what the data were: world version, or digests; by parameter."""
     found = {}
+    for parameter in study.parameters.values():
+        if parameter.rules.get("check") == "labels" and (file := values[parameter.name]):
+            from geowb.catalog.source import fingerprint
+
+            file = Path(file).expanduser()
+            found[parameter.name] = {"entry": file.name, **fingerprint(file)}
     for parameter, catalog in sources(study, values).items():
         from geowb.catalog import open_catalog
 

@@ -32,7 +32,7 @@ __all__ = [
 TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 
 #: What a study's metadata can say of a parameter; beside these, the arguments of its check.
-RULES = frozenset({"check", "choices", "min", "above", "max", "role"})
+RULES = frozenset({"check", "choices", "min", "above", "max", "items", "role"})
 _ARGUMENTS = frozenset({"catalog", "variables", "bands", "labels", "crs", "selection", "model"})
 
 #: What the ``study`` entry can say: texts, and for the report lists of names.

@@ -16,7 +16,7 @@ from geowb.errors import DataError, RequestError, did_you_mean
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Catalog", "Source", "open_catalog"]
+__all__ = ["Catalog", "Source", "fingerprint", "open_catalog"]
 
 _HASHED = 64 * 2**20  # bytes; larger files go into run.json by size and time
 
@@ -390,7 +390,7 @@ class Source:
         record["catalog_sha256"] = self.catalog.sha256
         chosen = [self.fields(selection)] if selection else self.selections()
         found = {path for fields in chosen for path in self.files(fields)[0]}
-        return record | {"files": {self._short(path): _fingerprint(path) for path in sorted(found)}}
+        return record | {"files": {self._short(path): fingerprint(path) for path in sorted(found)}}
 
     def _short(self, path: str) -> str:
         """Path as the catalog knows it, without this machine's folders."""
@@ -400,8 +400,12 @@ class Source:
         return path
 
 
-def _fingerprint(path: str) -> dict[str, Any]:
-    """SHA-256 of a small file, size and time of a large one, a digest of a folder's listing."""
+def fingerprint(path: str | Path) -> dict[str, Any]:
+    """SHA-256 of a small file, size and time of a large one, a digest of a folder's listing.
+
+    >>> fingerprint("plots.csv")  # doctest: +SKIP
+    {'sha256': '783993b57343d610...'}
+    """
     place = Path(path)
     if place.is_dir():
         listing = sorted(

@@ -1,0 +1,141 @@
+"""Write docs/biomass_results.md: what runs of the biomass study show, as tables.
+
+.venv/bin/python docs/make_biomass_page.py runs/agb_transfer
+
+The folder holds runs of the profile full that differ in their seed only:
+geowb sweep agb_transfer --profile full --repeat 3
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from geowb.batch import load_runs
+from geowb.batch.claims import judge, load_claims
+
+PAGE = Path(__file__).parent / "biomass_results.md"
+PAPER = "2406.19888"
+
+
+def markdown(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
+    """Write a table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def spread(values: pd.Series, form: str = "{:.1f}") -> str:
+    """Mean, and the value of each seed."""
+    each = ", ".join(form.format(value) for value in values)
+    return f"**{form.format(values.mean())}** ({each})"
+
+
+def arms_of(runs: pd.DataFrame) -> list[str]:
+    """Arms in the order in which they were trained."""
+    return [name.split("/")[1] for name in runs if name.startswith("trainable/")]
+
+
+def errors(runs: pd.DataFrame) -> str:
+    """One row an arm: errors by bin and between the shots."""
+    columns = {
+        "RMSE, labels": "rmse/{}/all",
+        "0-100": "rmse/{}/0-100",
+        "100-200": "rmse/{}/100-200",
+        "200-300": "rmse/{}/200-300",
+        "bias": "bias/{}/all",
+        "no shot, truth": "rmse_truth/{}/no_shot",
+    }
+    rows = []
+    for arm in arms_of(runs):
+        count = f"{int(runs[f'trainable/{arm}'].iloc[0]):,}"
+        rows.append([arm, count, *(spread(runs[c.format(arm)]) for c in columns.values())])
+    return markdown(rows, ["arm", "trained parameters", *columns])
+
+
+def verdicts(folder: Path) -> str:
+    """One row a claim of the paper."""
+    rows = []
+    for found in judge({PAPER: load_claims()[PAPER]}, folder):
+        values = ", ".join(f"{value['value']:.3g}" for value in found.values)
+        interval = "{:.3g} to {:.3g}".format(*found.interval) if found.interval else ""
+        about, verdict = found.about, f"**{found.verdict}**"
+        rows.append([about.says, about.quantity, about.holds.words(), values, interval, verdict])
+    return markdown(rows, ["claim", "quantity", "holds", "each seed", "95 % interval", "verdict"])
+
+
+def transfer(runs: pd.DataFrame) -> str:
+    """Matrices of RMSE, trained by tested, the mean over seeds."""
+    names = [name.split("/")[1:] for name in runs if name.startswith("transfer/")]
+    text = ""
+    for arm in dict.fromkeys(arm for arm, _, _ in names):
+        trained = list(dict.fromkeys(row for a, row, _ in names if a == arm))
+        tested = list(dict.fromkeys(column for a, _, column in names if a == arm))
+        cell: Callable[[str, str], str] = lambda row, at, arm=arm: (  # noqa: E731
+            f"{runs[f'transfer/{arm}/{row}/{at}'].mean():.1f}"
+        )
+        rows = [[row, *(cell(row, at) for at in tested)] for row in trained]
+        bins = ("0-100", "100-200", "200-300", "all")
+        loss = "; ".join(f"{b}: {spread(runs[f'transfer_loss/{arm}/{b}'], '{:.2f}')}" for b in bins)
+        text += f"\n`{arm}`\n\n{markdown(rows, ['trained on', *tested])}"
+        text += f"\nRMSE elsewhere / at home, by bin (Mg/ha): {loss}\n"
+    return text
+
+
+def curve(runs: pd.DataFrame, metric: str, what: str) -> str:
+    """One row a number of chips or a share of labels, one column an arm."""
+    names = [name.split("/")[1:] for name in runs if name.startswith(f"{metric}/")]
+    arms = list(dict.fromkeys(arm for arm, _ in names))
+    points = sorted({point for _, point in names}, key=float)
+    rows = [[p, *(spread(runs[f"{metric}/{arm}/{p}"]) for arm in arms)] for p in points]
+    return markdown(rows, [what, *arms])
+
+
+def main(folder: Path) -> None:
+    """Write the page."""
+    runs = load_runs(folder)
+    runs = runs[runs["status"] == "done"].sort_values("seed")
+    seeds = ", ".join(map(str, runs["seed"]))
+    minutes = ", ".join(f"{seconds / 60:.0f}" for seconds in runs["seconds"])
+    PAGE.write_text(
+        f"""# What the biomass study shows on the world
+
+Made by `docs/make_biomass_page.py` from runs of `geowb sweep agb_transfer --profile full --repeat
+{len(runs)}`: {runs["data"].iloc[0]}, seeds {seeds}, geowb {runs["geowb"].iloc[0]};
+{minutes} minutes on 2 cores without a GPU.
+Errors in Mg/ha: **mean over the seeds** (each seed).
+The numbers are of a simulated world and not comparable in size with the paper's.
+
+## Arms
+
+RMSE over the labelled pixels of the test blocks, by observed biomass, and against the truth at all
+test pixels without a shot.
+
+{errors(runs)}
+## The paper's claims
+
+{verdicts(folder)}
+## Transfer between eco-regions
+
+RMSE of a model trained in one eco-region (rows) in the test blocks of another (columns), zero-shot.
+{transfer(runs)}
+## A few chips of a new region
+
+RMSE there after fine-tuning a model of another region on so many chips, averaged over the pairs.
+
+{curve(runs, "few_shot", "chips")}
+## Fewer labels
+
+RMSE in all regions after training on a share of the labels.
+
+{curve(runs, "label_curve", "share")}""",
+        encoding="utf-8",
+    )
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/agb_transfer"))
