@@ -360,7 +360,7 @@ def map_scenes(
     >>> maps = map_scenes(model, scenes, units="Mg/ha")  # doctest: +SKIP
     >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
 
-    The scene is read in windows of `size` pixels, the size of the training chips; a quarter of the
+    The scene is read in windows of `size` pixels, the size of the training chips; an eighth of the
     window on each inner side is thrown away, since a network knows least at a window's edge.
 
     Returns
@@ -398,7 +398,7 @@ def _map(
 
 def _starts(length: int, size: int) -> list[tuple[int, int, int]]:
     """Windows over one axis: where each starts, and from where to where it is kept."""
-    margin = size // 4
+    margin = size // 8
     last = max(length - size, 0)
     starts = [*range(0, last, size - 2 * margin), last]
     edges = [0, *(start + margin for start in starts[1:]), length]
