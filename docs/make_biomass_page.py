@@ -8,17 +8,40 @@ geowb sweep agb_transfer --profile full --repeat 3
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from geowb.batch import load_runs
-from geowb.batch.claims import judge, load_claims
+from geowb.batch import load_runs, load_study
+from geowb.batch.checks import as_text
+from geowb.batch.claims import grouped, judge, load_claims, unusual
+from geowb.batch.results import Record, read_runs
 
 PAGE = Path(__file__).parent / "biomass_results.md"
 PAPER = "2406.19888"
+CURVES = (
+    (
+        "few_shot",
+        "A few chips of a new region",
+        "RMSE there after fine-tuning a model of another region on so many chips, over all pairs.",
+        "chips",
+    ),
+    (
+        "few_shot_alone",
+        "The few chips alone",
+        "RMSE of a new model that has seen only these.",
+        "chips",
+    ),
+    (
+        "label_curve",
+        "Fewer labels",
+        "RMSE in all regions after training on a share of them.",
+        "share",
+    ),
+)
 
 
 def markdown(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
@@ -46,6 +69,8 @@ def errors(runs: pd.DataFrame) -> str:
         "0-100": "rmse/{}/0-100",
         "100-200": "rmse/{}/100-200",
         "200-300": "rmse/{}/200-300",
+        "300+": "rmse/{}/300+",
+        "0-300": "rmse/{}/0-300",
         "bias": "bias/{}/all",
         "no shot, truth": "rmse_truth/{}/no_shot",
     }
@@ -54,6 +79,30 @@ def errors(runs: pd.DataFrame) -> str:
         count = f"{int(runs[f'trainable/{arm}'].iloc[0]):,}"
         rows.append([arm, count, *(spread(runs[c.format(arm)]) for c in columns.values())])
     return markdown(rows, ["arm", "trained parameters", *columns])
+
+
+def ratios(runs: pd.DataFrame) -> str:
+    """One row a pair of arms: ratios of RMSE by what they are measured against."""
+    arms = arms_of(runs)
+    encoder = next(arm for arm in arms if arm != "unet")
+    pairs = [(encoder, "unet"), (encoder, f"{encoder}_random"), (f"{encoder}_tuned", encoder)]
+    kinds = {
+        "all labels": "rmse/{}/all",
+        "labels of 0-300": "rmse/{}/0-300",
+        "the truth, no shot": "rmse_truth/{}/no_shot",
+    }
+    rows = [
+        [
+            f"{ours} / {theirs}",
+            *(
+                spread(runs[m.format(ours)] / runs[m.format(theirs)], "{:.3f}")
+                for m in kinds.values()
+            ),
+        ]
+        for ours, theirs in pairs
+        if {ours, theirs} <= set(arms)
+    ]
+    return markdown(rows, ["", *kinds])
 
 
 def verdicts(folder: Path) -> str:
@@ -94,18 +143,31 @@ def curve(runs: pd.DataFrame, metric: str, what: str) -> str:
     return markdown(rows, [what, *arms])
 
 
+def sample(folder: Path) -> list[Record]:
+    """Find the runs of the profile full that differ in their seed only, or end the program."""
+    done = [r for r in read_runs(folder) if r.status == "done" and r.profile == "full"]
+    groups = grouped(done)
+    if len(groups) != 1 or len({r.notebook_sha256 for r in done}) != 1:
+        sys.exit(f"{folder} holds {len(done)} full runs in {len(groups)} groups; one is wanted.")
+    return sorted(groups[0][0], key=lambda run: run.parameters["seed"])
+
+
 def main(folder: Path) -> None:
     """Write the page."""
-    runs = load_runs(folder)
-    runs = runs[runs["status"] == "done"].sort_values("seed")
+    records = sample(folder)
+    table = load_runs(folder).set_index("path")
+    runs = table.loc[[run.path for run in records]].reset_index()
+    one = json.loads((Path(records[0].path) / "run.json").read_text("utf-8"))
+    changed = unusual(records[0], load_study("agb_transfer"))
+    words = "".join(f" -p {name}={as_text(changed[name])}" for name in changed if name != "seed")
     seeds = ", ".join(map(str, runs["seed"]))
     minutes = ", ".join(f"{seconds / 60:.0f}" for seconds in runs["seconds"])
-    PAGE.write_text(
+    parts = [
         f"""# What the biomass study shows on the world
 
-Made by `docs/make_biomass_page.py` from runs of `geowb sweep agb_transfer --profile full --repeat
-{len(runs)}`: {runs["data"].iloc[0]}, seeds {seeds}, geowb {runs["geowb"].iloc[0]};
-{minutes} minutes on 2 cores without a GPU.
+Made by `docs/make_biomass_page.py` from the runs of
+`geowb sweep agb_transfer --profile full{words} --repeat {len(runs)}`:
+{records[0].data}, seeds {seeds}, geowb {one["geowb"]}; {minutes} minutes on {one["cores"]} cores.
 Errors in Mg/ha: **mean over the seeds** (each seed).
 The numbers are of a simulated world and not comparable in size with the paper's.
 
@@ -115,25 +177,24 @@ RMSE over the labelled pixels of the test blocks, by observed biomass, and again
 test pixels without a shot.
 
 {errors(runs)}
+Beside each other, RMSE of the first over RMSE of the second:
+
+{ratios(runs)}
 ## The paper's claims
 
-{verdicts(folder)}
-## Transfer between eco-regions
+{verdicts(folder)}"""
+    ]
+    if any(name.startswith("transfer/") for name in runs):
+        parts.append(
+            f"""## Transfer between eco-regions
 
 RMSE of a model trained in one eco-region (rows) in the test blocks of another (columns), zero-shot.
-{transfer(runs)}
-## A few chips of a new region
-
-RMSE there after fine-tuning a model of another region on so many chips, averaged over the pairs.
-
-{curve(runs, "few_shot", "chips")}
-## Fewer labels
-
-RMSE in all regions after training on a share of the labels.
-
-{curve(runs, "label_curve", "share")}""",
-        encoding="utf-8",
-    )
+{transfer(runs)}"""
+        )
+    for metric, title, text, what in CURVES:
+        if any(name.startswith(f"{metric}/") for name in runs):
+            parts.append(f"## {title}\n\n{text}\n\n{curve(runs, metric, what)}")
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(PAGE)
 
 

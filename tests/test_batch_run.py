@@ -17,6 +17,7 @@ import geowb
 from geowb.batch import load_run, run, run_name
 from geowb.batch.folder import finish as _finish
 from geowb.batch.folder import partial as _partial
+from geowb.batch.machine import short_waits
 from geowb.errors import DataError, RequestError, RunFailed
 
 PARAMETERS = """\
@@ -31,6 +32,7 @@ run_dir: str = ""
 CELLS = (
     "## Data",
     "from geowb.batch import RunDirectory\nrun = RunDirectory(run_dir)\nprint(run.path)",
+    "import os\nprint('spins', os.environ.get('GOMP_SPINCOUNT'), 'times')\n"
     "import ipywidgets\nipywidgets.IntSlider(value=7)",
     "import ipykernel\nprint(ipykernel.get_connection_info())",
     "## Experiment",
@@ -160,6 +162,12 @@ def test_widgets_leave_text_but_no_state(done):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no unix sockets")
+def test_threads_of_a_kernel_do_not_spin_while_they_wait(done):
+    expected = {**os.environ, **short_waits()}.get("GOMP_SPINCOUNT")
+    assert f"spins {expected} times" in (done.path / "notebook.ipynb").read_text("utf-8")
+    assert short_waits({}) == {"GOMP_SPINCOUNT": "10000"}
+
+
 def test_kernels_are_reached_through_private_sockets(done):
     (told,) = [o["text"] for o in outputs(done) if "transport" in o.get("text", "")]
     assert json.loads(told)["transport"] == "ipc"
