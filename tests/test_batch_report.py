@@ -95,8 +95,8 @@ def folder(tmp_path):
 
 def test_says_what_there_is_and_of_which_data(folder):
     page = read(report(folder))
-    assert "On real data: 2 cannot be told. In the simulated world: 2 hold. 27 of 29" in page.text
-    assert "27 of 29 claims are not tested here." in page.text
+    assert "On real data: 2 cannot be told. In the simulated world: 2 hold. 28 of 30" in page.text
+    assert "28 of 30 claims are not tested here." in page.text
     assert "2 of 6 claims tested here" in page.text
     assert "none of its 8 claims tested here" in page.text
     assert "4 done, 1 failed, 1 unreadable" in page.text
@@ -167,7 +167,7 @@ def test_claims_json_has_what_the_page_shows(folder):
     assert close["title"].startswith("Fine-tuning of Geospatial")
     assert (close["seeds"], close["exact"]) == (3, False)
     assert close["where"]["weights"] == {"not": ""}
-    assert close["where"]["freeze_backbone"] == {"equal": True}
+    assert close["where"]["labels"] == {"equal": ""}
     assert close["rule"] == "at most 1.1"
     assert close["n"] == 3
     assert [v["run"] for v in close["values"]] == ["world0", "world1", "world2"]
@@ -196,7 +196,7 @@ def test_values_that_are_not_finite_stay_json(tmp_path):
 def test_empty_states(tmp_path, monkeypatch):
     page = read(report(tmp_path))
     assert "There are no runs in this folder yet." in page.text
-    assert "29 of 29 claims are not tested here." in page.text
+    assert "30 of 30 claims are not tested here." in page.text
     assert "simulated world." not in page.text
     write_run(tmp_path / "a", study="bare", parameters={})
     page = read(report(tmp_path))
@@ -272,7 +272,7 @@ def test_kinds_of_evidence_are_never_in_one_column(tmp_path):
     write_run(
         tmp_path / "count",
         {"trainable/unet": 7.8e6, "trainable/swin_demo": 1e6},
-        parameters={"freeze_backbone": True, "encoder": "swin_demo"},
+        parameters={"encoder": "swin_demo"},
         unit="parameters",
     )
     page = read(report(tmp_path))
