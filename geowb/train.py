@@ -161,11 +161,11 @@ class _Progress(Callback):
 class Fit:
     """A trained model and what its training took.
 
-    ``model`` has the weights of the best epoch (of the last, if there was no validation) and is in
-    eval mode; ``history`` has a row an epoch (epoch, train_rmse, val_rmse); ``seconds`` is the time
-    of training and validation; ``peak_memory_mb`` is the memory of weights, gradients, optimiser
-    state and activations at its peak, in MB (1e6 bytes), NaN where it is not measured (Apple's
-    GPUs).
+    ``model`` is in eval mode, with the weights of the ``kept_epoch``; ``history`` has a row an
+    epoch (epoch, train_rmse, val_rmse); ``seconds`` is the time of training and validation;
+    ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
+    peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs); ``keep`` says which epoch
+    was kept, the ``best`` or the ``last``.
     """
 
     model: PixelModel
@@ -173,16 +173,19 @@ class Fit:
     learning_rate: float
     seconds: float
     peak_memory_mb: float
+    keep: str = "best"
 
     @property
-    def best_epoch(self) -> int:
-        """Epoch with the lowest RMSE on the validation split, from 0."""
-        return int(self.history["epoch"].iloc[self._val().argmin()])
+    def kept_epoch(self) -> int:
+        """Epoch that the weights are of, from 0."""
+        at = self._val().argmin() if self.keep == "best" else -1
+        return int(self.history["epoch"].iloc[at])
 
     @property
     def val_rmse(self) -> float:
-        """RMSE of the best epoch on validation; infinite if training diverged or had none."""
-        return float(self._val().min())
+        """Its RMSE on the validation split; infinite if it diverged, or without validation."""
+        val = self._val()
+        return float(val.min() if self.keep == "best" else val.iloc[-1])
 
     def _val(self) -> pd.Series:
         return self.history["val_rmse"].fillna(math.inf)
@@ -197,6 +200,7 @@ def fit(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0328325,
     schedule: str = "one_cycle",
+    keep: str = "best",
     batch_size: int = 16,
     patience: int = 0,
     seed: int = 0,
@@ -207,7 +211,7 @@ def fit(
     units: str = "",
     progress: bool = True,
 ) -> Fit:
-    """Train on labelled chips; keep the weights of the epoch that is best on `val`.
+    """Train on labelled chips; keep the weights of the epoch that is best on `val`, or the last.
 
     >>> result = fit(build("unet"), train, val, epochs=5)  # doctest: +SKIP
     >>> result.val_rmse, result.seconds, result.peak_memory_mb  # doctest: +SKIP
@@ -224,6 +228,10 @@ def fit(
     schedule
         ``one_cycle``: the rate rises and falls once, step by step; ``plateau``: a tenth of it
         whenever ten epochs were no better on `val`, as for the public biomass model.
+    keep
+        Weights of the epoch that is ``best`` on `val`, or of the ``last`` one. At the end of one
+        cycle the rate has come down to nothing; while it is high, weights swing from epoch to
+        epoch, and on few validation chips the best of them is a matter of luck.
     patience
         Stop after so many epochs without a better validation; 0 trains them all.
     accelerator
@@ -254,7 +262,8 @@ def fit(
     }
     if val is None and (patience or schedule == "plateau"):
         raise RequestError("patience and the schedule 'plateau' need validation chips.")
-    _check_request(plan, accelerator, precision, resume)
+    keep = "last" if val is None else keep
+    _check_request(plan, accelerator, precision, keep, resume)
     labelled = _check_labels(train, val)
     seed_everything(seed)
     model.train()  # Lightning leaves the modes of a model that was trained before as they are
@@ -264,8 +273,8 @@ def fit(
         best = ModelCheckpoint(
             dirpath=kept or scratch,
             filename="best",
-            monitor=None if val is None else "val_rmse",
-            save_top_k=1 if kept or val is not None else 0,
+            monitor="val_rmse" if keep == "best" else None,
+            save_top_k=1 if kept or keep == "best" else 0,
             save_last=kept is not None,
             enable_version_counter=False,
         )
@@ -290,15 +299,15 @@ def fit(
             ckpt_path=resume,
             weights_only=False if resume else None,
         )
-        if best.best_model_path:
+        if keep == "best" and best.best_model_path:
             held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
             task.load_state_dict(held["state_dict"], strict=False)
     history = pd.DataFrame(lines.rows, columns=["epoch", "train_rmse", "val_rmse"])
-    return Fit(model.cpu().eval(), history, learning_rate, lines.seconds, memory.mb)
+    return Fit(model.cpu().eval(), history, learning_rate, lines.seconds, memory.mb, keep)
 
 
 def _check_request(
-    plan: dict[str, Any], accelerator: str, precision: str, resume: str | Path | None
+    plan: dict[str, Any], accelerator: str, precision: str, keep: str, resume: str | Path | None
 ) -> None:
     if plan["epochs"] < 1 or plan["batch_size"] < 2 or not plan["learning_rate"] > 0:
         raise RequestError(
@@ -307,6 +316,8 @@ def _check_request(
         )
     if precision not in _PRECISIONS:
         raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
+    if keep not in ("best", "last"):
+        raise RequestError(f"keep is '{keep}'. Known: best, last.")
     if plan["schedule"] not in _SCHEDULES:
         raise RequestError(f"schedule is '{plan['schedule']}'. Known: {', '.join(_SCHEDULES)}.")
     if problems := check_accelerator(accelerator):

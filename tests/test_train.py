@@ -103,6 +103,19 @@ def test_validation_score_is_that_of_the_returned_weights(parts):
     assert evaluate.rmse(pixels) == pytest.approx(result.val_rmse, rel=1e-4)
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(parts):
+    _, _, data = parts
+    last = train(data, epochs=6, learning_rate=0.5, keep="last")
+    best = train(data, epochs=6, learning_rate=0.5)
+    assert last.history.equals(best.history)
+    assert last.kept_epoch == 5
+    assert last.val_rmse == last.history["val_rmse"].iloc[-1] > best.val_rmse
+    pixels = evaluate.at_labels(last.model, data["val"])
+    assert evaluate.rmse(pixels) == pytest.approx(last.val_rmse, rel=1e-4)
+    with pytest.raises(RequestError, match="keep is 'first'"):
+        train(data, keep="first")
+
+
 def test_same_seed_same_result_other_seed_another(parts):
     _, _, data = parts
     one, two, other = (train(data, epochs=2, seed=s).history for s in (3, 3, 4))
@@ -135,7 +148,7 @@ def test_resuming_gives_what_an_undisturbed_training_gives(parts, tmp_path, monk
     cut_off(data, 4, tmp_path, monkeypatch, learning_rate=rate)
     rest = train(data, epochs=4, learning_rate=rate, resume=tmp_path / "last.ckpt")
     pd.testing.assert_frame_equal(rest.history, whole.history, rtol=1e-6)
-    assert rest.best_epoch == whole.best_epoch
+    assert rest.kept_epoch == whole.kept_epoch
     for a, b in zip(rest.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-6)
     # The same again: all is done, nothing is trained, the result is the same.
@@ -160,7 +173,7 @@ def test_a_training_that_diverges_loses_every_comparison(parts):
     _, _, data = parts
     result = train(data, epochs=2)
     result.history["val_rmse"] = [np.nan, 5.0]
-    assert (result.val_rmse, result.best_epoch) == (5.0, 1)
+    assert (result.val_rmse, result.kept_epoch) == (5.0, 1)
     result.history["val_rmse"] = np.nan
     assert result.val_rmse == np.inf
 
@@ -194,7 +207,7 @@ def test_without_validation_the_weights_are_those_of_the_last_epoch(parts, capfd
     assert alone.val_rmse == np.inf  # it wins no comparison
     beside = train(data, epochs=3)
     # Validation that never gets better than in the last epoch keeps the same weights.
-    assert beside.best_epoch == 2
+    assert beside.kept_epoch == 2
     for ours, theirs in zip(alone.model.parameters(), beside.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     told = capfd.readouterr().err
