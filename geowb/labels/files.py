@@ -24,6 +24,8 @@ __all__ = ["check_labels", "read_labels"]
 
 _GRANULES = (".h5", ".zip")
 _PLOTS = (".csv", ".geojson", ".gpkg")
+#: Options of `usable`.
+_QUALITY = ("min_sensitivity", "degraded", "leaf_off")
 
 
 def read_labels(
@@ -96,7 +98,7 @@ def check_labels(value: str, **options: Any) -> list[str]:
         return []
     try:
         if _kind(value) == "granules":
-            _look(value, **options)
+            _look(value, options)
         else:
             read_labels(value, **options)
     except GeowbError as error:
@@ -117,20 +119,13 @@ def _kind(file: str | os.PathLike) -> str:
     return "plots"
 
 
-def _look(
-    file: str | os.PathLike,
-    *,
-    bounds: Bounds | None = None,
-    min_sensitivity: float = 0.0,
-    degraded: bool = True,
-    leaf_off: bool = True,
-    **_plots: Any,
-) -> None:
+def _look(file: str | os.PathLike, options: dict[str, Any]) -> None:
     """Raise what is wrong with granules; shots are read until a usable one is found."""
-    rules = {"min_sensitivity": min_sensitivity, "degraded": degraded, "leaf_off": leaf_off}
+    rules = {name: options[name] for name in _QUALITY if name in options}
+    bounds = options.get("bounds")
     found = False
     for name, granule in granules(file):
         beams_of(granule, name)
         found = found or funnel(shots_of(granule, name, bounds), **rules)["left"].iloc[-1] > 0
     if not found:
-        read_labels(file, bounds=bounds, **rules)  # says why
+        usable(read_gedi(file, bounds=bounds), **rules)  # says why
