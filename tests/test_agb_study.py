@@ -22,8 +22,8 @@ import xarray as xr
 from pyproj import Transformer
 from scenes import scene
 
-from geowb.world.granule import BEAMS as GEDI_BEAMS
-from geowb.world.granule import write_granule
+from geowb.labels.granule import BEAMS as GEDI_BEAMS
+from geowb.labels.granule import write_granule
 
 ROOT = Path(__file__).parent.parent
 BANDS = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]

@@ -25,8 +25,8 @@ from scenes import scene
 
 from geowb import labels
 from geowb.errors import DataError, RequestError
+from geowb.labels.granule import BEAMS, write_granule
 from geowb.world import scene as simulate
-from geowb.world.granule import BEAMS, write_granule
 
 BEAM = "BEAM0101"
 SIDE = 20 * 30.0  # of `place()`, metres

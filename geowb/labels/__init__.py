@@ -13,6 +13,7 @@ the season of the images, on their grid; a pixel without a shot has no label.
 from geowb.labels.draw import sparse
 from geowb.labels.files import check_labels, read_labels
 from geowb.labels.gedi import funnel, read_gedi, usable
+from geowb.labels.granule import write_granule
 from geowb.labels.grid import to_grid, told
 from geowb.labels.plots import read_plots
 
@@ -26,4 +27,5 @@ __all__ = [
     "to_grid",
     "told",
     "usable",
+    "write_granule",
 ]

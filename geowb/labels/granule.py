@@ -1,4 +1,4 @@
-"""Shots of a simulated scene as a GEDI L4A file, so that the recipe can be walked offline."""
+"""Labels of a scene as a GEDI L4A file, so that the recipe can be walked without a network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geowb.errors import DataError, RequestError
+from geowb.labels.gedi import DATASETS, EPOCH, FILL
+from geowb.labels.grid import Grid
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from geowb.world.fields import Array
 
 __all__ = ["BEAMS", "write_granule"]
 
@@ -23,10 +23,10 @@ BEAMS = ("BEAM0000", "BEAM0001", "BEAM0010", "BEAM0011", "BEAM0101", "BEAM0110",
 
 
 def write_granule(scene: xr.Dataset, file: str | os.PathLike, *, seed: int = 0) -> Path:
-    """Write the shots of a simulated scene in the layout of GEDI L4A v2.
+    """Write the labels of a scene in the layout of GEDI L4A v2.
 
     >>> file = write_granule(geowb.world.scene(), "GEDI04_A_simulated.h5")  # doctest: +SKIP
-    >>> shots = geowb.labels.usable(geowb.labels.read_gedi(file))  # doctest: +SKIP
+    >>> shots = usable(read_gedi(file))  # doctest: +SKIP
 
     Every labelled pixel is a shot somewhere in that pixel. About a third as many more fail the
     product's quality flag, half of them without a value (-9999).
@@ -47,8 +47,8 @@ def write_granule(scene: xr.Dataset, file: str | os.PathLike, *, seed: int = 0) 
 
     Notes
     -----
-    Only the datasets that `geowb.labels.read_gedi` uses are written. The scene does not say which
-    beam a shot is of: beams are drawn.
+    Only the datasets that `read_gedi` uses are written. The scene does not say which beam a shot is
+    of: beams are drawn.
     """
     import h5py
 
@@ -73,7 +73,7 @@ def write_granule(scene: xr.Dataset, file: str | os.PathLike, *, seed: int = 0) 
     return path
 
 
-def _shots(scene: xr.Dataset, rng: np.random.Generator) -> dict[str, Array]:
+def _shots(scene: xr.Dataset, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Datasets of all beams, by name, in the order of time."""
     agb, se = (scene[name].transpose("y", "x").to_numpy() for name in ("agb", "agb_se"))
     row, col = np.nonzero(np.isfinite(agb))
@@ -85,39 +85,28 @@ def _shots(scene: xr.Dataset, rng: np.random.Generator) -> dict[str, Array]:
     row = np.concatenate([row, rng.integers(0, agb.shape[0], bad)])
     col = np.concatenate([col, rng.integers(0, agb.shape[1], bad)])
     # Not on the very edge, where rounding could put a shot into the next pixel.
-    lon, lat = _degrees(scene, *(v + rng.uniform(0.001, 0.999, v.size) for v in (row, col)))
+    places = (v + rng.uniform(0.001, 0.999, v.size) for v in (row, col))
+    lon, lat = Grid.of(scene).degrees(*places)
     number = rng.permutation(good + bad)
     passed = np.arange(good + bad) < good
     shots = {
-        "lon_lowestmode": lon,
-        "lat_lowestmode": lat,
-        "agbd": np.concatenate([agb[row[:good], col[:good]], np.where(blank, -9999, guess)]),
-        "agbd_se": np.concatenate([se[row[:good], col[:good]], np.where(blank, -9999, 10.0)]),
+        "lon": lon,
+        "lat": lat,
+        "agb": np.concatenate([agb[row[:good], col[:good]], np.where(blank, FILL, guess)]),
+        "agb_se": np.concatenate([se[row[:good], col[:good]], np.where(blank, FILL, 10.0)]),
         "shot_number": np.uint64(139_480_000_300_000_000) + number.astype(np.uint64),
-        "delta_time": _seconds(scene) + number * 0.0082,
+        "time": _seconds(scene) + number * 0.0082,
         "l4_quality_flag": passed.astype(np.uint8),
         "degrade_flag": np.zeros(good + bad, np.uint8),
         "sensitivity": np.where(passed, rng.uniform(0.95, 0.995, good + bad),
                                 rng.uniform(0.3, 0.95, good + bad)),
-        "land_cover_data/leaf_off_flag": np.zeros(good + bad, np.uint8),
+        "leaf_off_flag": np.zeros(good + bad, np.uint8),
         "beam": rng.integers(0, 8, good + bad).astype(np.uint16),
     }  # fmt: skip
-    for name in ("agbd", "agbd_se", "sensitivity"):
+    for name in ("agb", "agb_se", "sensitivity"):
         shots[name] = shots[name].astype(np.float32)
-    order = np.argsort(shots["delta_time"])
-    return {name: values[order] for name, values in shots.items()}
-
-
-def _degrees(scene: xr.Dataset, row: Array, col: Array) -> tuple[Array, Array]:
-    """Longitude and latitude of positions in pixels."""
-    import rioxarray  # noqa: F401 - gives .rio
-    from pyproj import Transformer
-
-    if scene.rio.crs is None:
-        raise DataError("The scene has no CRS, so its shots have no longitude and latitude.")
-    t = scene.rio.transform(recalc=True)
-    x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
-    return Transformer.from_crs(scene.rio.crs, 4326, always_xy=True).transform(x, y)
+    order = np.argsort(shots["time"])
+    return {DATASETS.get(name, name): values[order] for name, values in shots.items()}
 
 
 def _seconds(scene: xr.Dataset) -> float:
@@ -126,4 +115,4 @@ def _seconds(scene: xr.Dataset) -> float:
     times = times[~np.isnat(times)] if times.size else times
     if not times.size:
         return 0.0
-    return float((times.min() - np.datetime64("2018-01-01")) / np.timedelta64(1, "s"))
+    return float((times.min() - EPOCH) / np.timedelta64(1, "s"))
