@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -20,6 +19,7 @@ import geowb
 from geowb.batch.claims import judge, load_claims, statistics
 from geowb.batch.ledger import Condition, Paper, Rule
 from geowb.batch.results import BASE, Record, read_runs
+from geowb.batch.studies import load_study
 from geowb.errors import RequestError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -449,8 +449,7 @@ def test_versions_of_the_notebook_are_not_pooled(tmp_path):
 
 def test_values_that_are_not_the_profiles_are_told(tmp_path):
     runs(tmp_path, [1.05, 1.06, 1.04], parameters={"batch_size": 2})
-    notebook = (PROJECT / "notebooks" / "agb_transfer.ipynb").read_bytes()
-    digest = hashlib.sha256(notebook).hexdigest()
+    digest = load_study("agb_transfer").code_sha256()
     runs(tmp_path, [1.05, 1.06, 1.04], name="usual", notebook_sha256=digest, data=REAL)
     told = [v.reason for v in judge(ledger(where={"weights": {"not": ""}}), tmp_path)]
     assert told[0].endswith("Not as profile full has it: batch_size=2.")

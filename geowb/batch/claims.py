@@ -7,7 +7,6 @@ leaves out the threshold.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -244,7 +243,7 @@ def _remarks(claim: Claim, runs: Sequence[Record], repeats: int, study: Study | 
         told.append(f"The runs are of {count} versions of geowb.")
     if study is None or claim.exact:
         return told
-    if runs[-1].notebook_sha256 not in (None, _sha256(study.path)):
+    if runs[-1].notebook_sha256 not in (None, study.code_sha256()):
         told.append("Its notebook is another one than the installed.")
     others = {n: v for n, v in unusual(runs[-1], study).items() if n not in claim.where}
     words = [f"{n}={as_text(v)}" for n, v in others.items() if n not in ("seed", "data", "encoder")]
@@ -255,10 +254,6 @@ def _remarks(claim: Claim, runs: Sequence[Record], repeats: int, study: Study | 
 
 def _version(run: Record) -> tuple[str | None, ...]:
     return run.notebook_sha256, run.geowb, run.commit
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def unusual(run: Record, study: Study) -> dict[str, Any]:

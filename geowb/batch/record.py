@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import geowb
 from geowb.batch.machine import cores
+from geowb.batch.studies import Study
 from geowb.paths import project_dir
 
 __all__ = ["environment", "one_sentence"]
@@ -21,14 +21,14 @@ _PACKAGES += ("torch", "torchvision", "torchgeo", "terratorch", "timm", "lightni
 _PACKAGES += ("segmentation-models-pytorch", "papermill", "nbclient", "ipykernel")
 
 
-def environment(notebook: Path) -> dict[str, Any]:
+def environment(study: Study) -> dict[str, Any]:
     """Versions, platform, working directory, and which notebook it was.
 
-    >>> environment(Path("notebooks/agb_transfer.ipynb"))["python"]  # doctest: +SKIP
+    >>> environment(load_study("agb_transfer"))["python"]  # doctest: +SKIP
     '3.11.9'
     """
     return {
-        "notebook_sha256": hashlib.sha256(notebook.read_bytes()).hexdigest(),
+        "notebook_sha256": study.code_sha256(),
         "geowb": geowb.__version__,
         "commit": _commit(),
         "python": platform.python_version(),

@@ -287,7 +287,7 @@ def _carry_out(
     job: Job, folder: Path, record: dict[str, Any], watch: Callable[[Execution], None] | None
 ) -> None:
     """Execute the notebook in `folder` and complete the run's record."""
-    record |= environment(job.study.path)
+    record |= environment(job.study)
     record["cwd"] = job.directory or record["cwd"]
     record["data"] = _provenance(job.study, job.values)  # before: files may change while it runs
     write_json(folder / "run.json", record)

@@ -12,6 +12,7 @@ import json
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ class Study:
     def with_role(self, role: str) -> str | None:
         """Name of the parameter that has this role (``"run_dir"``), if there is one."""
         return next((p.name for p in self.parameters.values() if p.rules.get("role") == role), None)
+
+    def code_sha256(self) -> str:
+        """Digest of the code cells as the file has them now.
+
+        >>> len(load_study("agb_transfer").code_sha256())
+        64
+
+        Outputs and text are left out: a notebook that was executed or explained anew does the same.
+        """
+        cells = (c for c in _read(self.path)["cells"] if c.get("cell_type") == "code")
+        return sha256(json.dumps([_source(cell) for cell in cells]).encode()).hexdigest()
 
 
 def find_studies(folder: str | Path | None = None) -> dict[str, Study]:

@@ -11,7 +11,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,7 @@ class _Sweep:
     def take_what_is_done(self, shown: SweepProgress) -> None:
         """Take the results of runs that are done already, unless they are to be done again."""
         known = folder.by_key(self.out)
-        current = sha256(self.asked.study.path.read_bytes()).hexdigest(), geowb.__version__
+        current = self.asked.study.code_sha256(), geowb.__version__
         old = 0
         for number in self.waiting:
             if self.force or (run := self._done(number, known)) is None:
