@@ -77,8 +77,9 @@ def errors(runs: pd.DataFrame) -> str:
     rows = []
     for arm in arms_of(runs):
         count = f"{int(runs[f'trainable/{arm}'].iloc[0]):,}"
-        rows.append([arm, count, *(spread(runs[c.format(arm)]) for c in columns.values())])
-    return markdown(rows, ["arm", "trained parameters", *columns])
+        rates = ", ".join(f"{rate:g}" for rate in runs[f"learning_rate/{arm}"])
+        rows.append([arm, count, rates, *(spread(runs[c.format(arm)]) for c in columns.values())])
+    return markdown(rows, ["arm", "trained parameters", "rates chosen", *columns])
 
 
 def ratios(runs: pd.DataFrame) -> str:
