@@ -65,6 +65,9 @@ def test_a_model_that_diverged_has_no_score(bad):
     broken = pixels.assign(predicted=pixels["predicted"].where(pixels.index != 7, bad))
     assert not np.isfinite(evaluate.scores(broken)[["rmse", "bias"]]).any()
     assert not evaluate.scores(broken)["r2"] > 0
+    nothing = broken.assign(predicted=np.nan)
+    assert evaluate.with_interval(nothing).isna().all().all()
+    assert evaluate.paired(nothing, pixels).isna().all().all()
     with np.errstate(invalid="ignore"):
         tables = evaluate.with_interval(broken), evaluate.paired(broken, pixels)
     for found in tables:
