@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
-        *("bands", "batch", "catalog", "chips", "evaluate", "labels", "models", "plots", "train"),
-        "world",
+        *("bands", "batch", "catalog", "chips", "evaluate", "labels", "models", "plots"),
+        *("readout", "train", "world"),
     ],
     submod_attrs={
         "bands": ["HLS6"],

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SCHEDULES = ("one_cycle", "plateau")
 
-__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything", "steps_an_epoch"]
+__all__ = [
+    "Fit",
+    "check_labels",
+    "fit",
+    "masked_rmse",
+    "quiet",
+    "seed_everything",
+    "steps_an_epoch",
+]
 
 
 def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -264,7 +272,9 @@ def fit(
         raise RequestError("patience and the schedule 'plateau' need validation chips.")
     keep = "last" if val is None else keep
     _check_request(plan, accelerator, precision, keep, resume)
-    labelled = _check_labels(train, val)
+    labelled = check_labels(train, val)
+    if len(labelled) == 1:
+        raise DataError("A single training chip has labels: batch normalisation needs two.")
     seed_everything(seed)
     model.train()  # Lightning leaves the modes of a model that was trained before as they are
     lines, memory = _Progress(epochs, units, progress), PeakMemory()
@@ -331,18 +341,15 @@ def _check_request(
         raise RequestError(f"{resume} is a checkpoint of another training: {before}, not {plan}.")
 
 
-def _check_labels(train: ChipDataset, val: ChipDataset | None) -> ChipDataset:
-    """Return the training chips that have labels."""
+def check_labels(train: ChipDataset, val: ChipDataset | None) -> ChipDataset:
+    """Return the training chips that have labels; an error if a split has none."""
     for name, part in (("training", train), ("validation", val)):
         if part is not None and not part.count_labelled():
             raise DataError(
                 f"The {name} split has no labelled pixel ({len(part)} chips): "
                 "nothing can be learned from it."
             )
-    labelled = train.labelled_only()
-    if len(labelled) == 1:
-        raise DataError("A single training chip has labels: batch normalisation needs two.")
-    return labelled
+    return train.labelled_only()
 
 
 def seed_everything(seed: int) -> None:

@@ -362,7 +362,7 @@ def test_the_archive_s_layout_runs_as_the_paper_profile_would(tmp_path, monkeypa
     assert sorted(path.name for path in (run / "maps").iterdir()) == [
         f"agb_granite-{sample}-{arm}.tif"
         for sample in (0, 1)
-        for arm in ("swin_demo_scratch", "unet")
+        for arm in ("swin_demo_random_linear", "swin_demo_scratch", "unet")
     ]
     notebook = (run / "notebook.ipynb").read_text()
     assert "10 separate images" in notebook

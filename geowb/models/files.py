@@ -18,6 +18,8 @@ from geowb.models.wrapper import build, trainable
 __all__ = ["load", "save"]
 
 
+#: What cards of older files lack, as their models were built.
+_ADDED = {"decoder": None}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -132,8 +134,9 @@ def load(file: str | Path) -> torch.nn.Module:
 
             model = from_card(card)
         else:  # all that `build` takes but the weights, which are in the file
+            held = _ADDED | card
             model = build(
-                **{key: card[key] for key in signature(build).parameters if key != "weights"}
+                **{key: held[key] for key in signature(build).parameters if key != "weights"}
             )
     except KeyError as error:
         raise ModelError(f"{card_file} is not a model's card: it has no {error}.") from error

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from geowb.models.decoders import pixel_network
 from geowb.models.registry import ModelSpec
 from geowb.models.wrapper import terratorch
 
 __all__ = ["PrithviEncoder", "as_map", "build_network"]
+
+#: Without a neck, TerraTorch would take the encoder's maps for tokens.
+_AS_THEY_ARE = {"name": "SelectIndices", "indices": [0, 1, 2, 3]}
 
 _PrithviViT = terratorch().models.backbones.prithvi_vit.PrithviViT
 
@@ -76,7 +79,7 @@ def build_network(found: ModelSpec, card: dict[str, Any]) -> nn.Module:
 
     >>> from geowb.models.registry import spec
     >>> card = {"bands": ["RED", "NIR_NARROW"], "frames": 1, "drop_path": 0.0,
-    ...         "decoder_channels": 32, "head_dropout": 0.0, "outputs": 1}
+    ...         "decoder": "upernet", "decoder_channels": 32, "head_dropout": 0.0, "outputs": 1}
     >>> network = build_network(spec("prithvi_demo"), card).eval()
     >>> network(torch.zeros(1, 2, 8, 16)).output.shape
     torch.Size([1, 8, 16])
@@ -89,24 +92,13 @@ def build_network(found: ModelSpec, card: dict[str, Any]) -> nn.Module:
         in_chans=len(card["bands"]),
         drop_path=card["drop_path"],
     )
-    network = (
-        terratorch()
-        .models.EncoderDecoderFactory()
-        .build_model(
-            "regression",
-            backbone=encoder,
-            necks=[{"name": "LearnedInterpolateToPyramidal"}],
-            decoder="UperNetDecoder",
-            decoder_kwargs={"channels": card["decoder_channels"]},
-            head_kwargs={
-                "learned_upscale_layers": round(math.log2(found.encoder["patch_size"][1] / 4)),
-                "dropout": card["head_dropout"],
-            },
-            num_outputs=card["outputs"],
-        )
-    )
+    pyramid = card["decoder"] != "linear"
+    neck = {"name": "LearnedInterpolateToPyramidal"} if pyramid else _AS_THEY_ARE
+    stride = found.encoder["patch_size"][1] / (4 if pyramid else 1)
+    network = pixel_network(encoder, card, stride=stride, necks=[neck])
     # TerraTorch would pad to an even number of patches, because the pyramid's coarsest level drops
     # an odd row of them; kept, it needs no padding.
     network.patch_size = None
-    network.neck[0].fpn4[0].ceil_mode = True
+    if pyramid:
+        network.neck[0].fpn4[0].ceil_mode = True
     return network

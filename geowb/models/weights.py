@@ -47,7 +47,8 @@ def load_weights(
     state, card = read_checkpoint(path), read_card(path)
     if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
         raise WeightsMismatch(problems[0])
-    if any(key.startswith(("network.", "model.network.")) for key in state):
+    whole = any(key.startswith(("network.", "model.network.")) for key in state)
+    if whole and _linear(card) == _linear(model.card):
         state = {k.removeprefix("model."): v for k, v in state.items()}
         return _load_whole(model, state, path, card, origin)
     masked = card.get("kind") == "masked"
@@ -59,12 +60,25 @@ def load_weights(
     state = _RENAME[found.family](encoder_tensors(state, found))
     state = _input_bands(state, model.card, card, path)
     fit_state(model.network.encoder, state, path, may_lack=_MAY_LACK)
-    if not masked:
+    if not (masked or (whole and card)):
         return f"encoder from {origin}", True
     _take_statistics(model, card, free)
     before = card.get("weights", "unknown")
-    trained = bool(card.get("trained_on") or card.get("pretrained"))
-    return f"encoder from the masked model {origin} ({before})", trained
+    if masked:
+        trained = bool(card.get("trained_on") or card.get("pretrained"))
+        return f"encoder from the masked model {origin} ({before})", trained
+    return f"encoder from the model file {origin}, which started from: {before}", _trained(card)
+
+
+def _linear(card: Mapping[str, Any]) -> bool:
+    """Whether a model has the linear decoder, which shares no tensor with the others."""
+    return card.get("decoder") == "linear"
+
+
+def _trained(card: Mapping[str, Any]) -> bool:
+    """Whether the encoder of a model file was trained, there or before."""
+    here = bool(card.get("trained_on")) and not card.get("freeze_backbone")
+    return here or bool(card.get("pretrained"))
 
 
 def _take_statistics(model: PixelModel, card: Mapping[str, Any], free: Collection[str]) -> None:
@@ -88,9 +102,7 @@ def _load_whole(
     for key in ("mean", "std", "output_mean", "output_std", "non_negative"):
         model.card[key] = theirs.get(key, model.card[key])
     before = theirs.get("weights", "unknown")
-    trained = bool(theirs.get("trained_on")) and not theirs.get("freeze_backbone")
-    origin = f"model file {origin}, which started from: {before}"
-    return origin, trained or bool(theirs.get("pretrained"))
+    return f"model file {origin}, which started from: {before}", _trained(theirs)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

@@ -17,6 +17,9 @@ from geowb.models.registry import ModelSpec, spec
 
 __all__ = ["PixelModel", "build", "trainable"]
 
+#: What can be put behind a Swin or a Prithvi; the first is the public biomass model's.
+DECODERS = ("upernet", "upernet_smooth", "linear")
+
 #: Dropout of the regression head in the public biomass model (granite configs/config.yaml).
 _HEAD_DROPOUT = 0.16194593880230534
 
@@ -176,6 +179,7 @@ def build(
     frames: int = 1,
     outputs: int = 1,
     freeze_backbone: bool = False,
+    decoder: str | None = None,
     decoder_channels: int = 32,
     drop_path: float = 0.0,
     head_dropout: float = _HEAD_DROPOUT,
@@ -204,13 +208,25 @@ def build(
         A checkpoint file, ``hf://OWNER/REPOSITORY/FILE``, ``hf://OWNER/REPOSITORY`` (its published
         file, or model.safetensors), or ``"pretrained"``: the file that comes with geowb. None or
         empty gives random weights drawn from `seed`, and the model says so (``model.origin``). A
-        model file of geowb brings its own normalisation and output scale, that of a masked model
-        its normalisation unless `mean` and `std` are given.
+        model file of geowb brings its own normalisation and output scale; that of a masked model,
+        or of one with another decoder than this, its encoder, and its normalisation unless `mean`
+        and `std` are given.
     frames
         Number of dates T: an axis of its own in Prithvi; in other models the dates of a band become
         channels of the network.
     outputs
         K, the number of values or classes a pixel.
+    decoder
+        What makes pixels of the maps of a Swin or Prithvi: ``"upernet"`` (the default);
+        ``"upernet_smooth"``, the same with a filter behind each PixelShuffle layer that takes the
+        grid of these layers out of the maps (`geowb.models.decoders.Smooth`); ``"linear"``, one 1x1
+        convolution on the maps of all stages, which shows what the encoder itself knows.
+    decoder_channels
+        Width of UPerNet.
+    drop_path
+        Share of the encoder's blocks that a training step leaves out.
+    head_dropout
+        Dropout before the last 1x1 convolution.
     freeze_backbone
         Keep the encoder's weights as they are, and keep it in eval mode.
     mean, std
@@ -252,6 +268,7 @@ def build(
         "frames": frames,
         "outputs": outputs,
         "freeze_backbone": freeze_backbone,
+        "decoder": _decoder(found, name, decoder),
         "decoder_channels": decoder_channels,
         "drop_path": drop_path,
         "head_dropout": head_dropout,
@@ -273,6 +290,17 @@ def build(
 
         card["weights"], card["pretrained"] = load_weights(model, weights, free)
     return model
+
+
+def _decoder(found: ModelSpec, name: str, decoder: str | None) -> str | None:
+    """Check a decoder's name; None for a network that is its own."""
+    if found.family in ("unet", "smp"):
+        if decoder is not None:
+            raise ModelError(f"'{name}' has a decoder of its own: leave out decoder='{decoder}'.")
+        return None
+    if decoder not in (None, *DECODERS):
+        raise ModelError(f"There is no decoder '{decoder}'. {did_you_mean(decoder, DECODERS)}")
+    return decoder or DECODERS[0]
 
 
 def statistics(
@@ -316,26 +344,17 @@ def terratorch() -> ModuleType:
 
 
 def _build_swin(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:
-    network = (
-        terratorch()
-        .models.EncoderDecoderFactory()
-        .build_model(
-            "regression",
-            backbone="prithvi_swin_B",
-            backbone_kwargs={
-                "pretrained": False,
-                # One plain input channel each; which band it is stands in the model's card.
-                "bands": list(range(len(card["bands"]) * card["frames"])),
-                "drop_path_rate": card["drop_path"],
-                **found.encoder,
-            },
-            decoder="UperNetDecoder",
-            decoder_kwargs={"channels": card["decoder_channels"]},
-            head_kwargs={"learned_upscale_layers": 2, "dropout": card["head_dropout"]},
-            num_outputs=card["outputs"],
-        )
+    from geowb.models.decoders import pixel_network
+
+    encoder = terratorch().registry.BACKBONE_REGISTRY.build(
+        "prithvi_swin_B",
+        pretrained=False,
+        # One plain input channel each; which band it is stands in the model's card.
+        bands=list(range(len(card["bands"]) * card["frames"])),
+        drop_path_rate=card["drop_path"],
+        **found.encoder,
     )
-    return network, 1
+    return pixel_network(encoder, card, stride=4), 1
 
 
 def _build_unet(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, int]:

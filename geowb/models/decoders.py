@@ -1,0 +1,110 @@
+"""Decoders: from the maps of an encoder to values a pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from geowb.models.wrapper import terratorch
+
+__all__ = ["Smooth", "Stack", "pixel_network"]
+
+
+class Stack(nn.Module):
+    """Maps of all stages, standardised and brought to the size of the finest: no parameters.
+
+    >>> maps = [torch.rand(2, 32, 16, 16), torch.rand(2, 64, 8, 8)]
+    >>> Stack([32, 64])(maps).shape
+    torch.Size([2, 96, 16, 16])
+
+    Takes maps ``(B, channels[i], h_i, w_i)``, the finest first; returns
+    ``(B, sum(channels), h_0, w_0)``. A 1x1 convolution on it is a linear readout of the encoder.
+    Each channel is standardised by batch normalisation without weights, since an encoder's channels
+    differ in scale.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in channels)
+        self.out_channels = sum(channels)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the stacked maps."""
+        size = maps[0].shape[-2:]
+        return torch.cat(
+            [
+                nn.functional.interpolate(norm(one), size, mode="bilinear", align_corners=False)
+                for norm, one in zip(self.norms, maps, strict=True)
+            ],
+            dim=1,
+        )
+
+
+class Smooth(nn.Module):
+    """The binomial filter (1, 2, 1) / 4 along both axes: takes away a pattern of period 2.
+
+    >>> chessboard = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(2, 2)[None, None]
+    >>> Smooth()(chessboard)[0, 0, 1:-1, 1:-1].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+
+    Takes and returns ``(B, C, H, W)``. A PixelShuffle layer writes each of the four pixels of a
+    square with weights of its own, which shows as a grid in a map; Sugawara et al. 2018 (Super-
+    resolution using CNNs without any checkerboard artifacts) put such a filter behind it, with a
+    mean over 2x2 pixels, which shifts the map by half a pixel; this one does not.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the filtered maps."""
+        x = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        for _ in range(2):
+            x = nn.functional.avg_pool2d(x, 2, stride=1)
+        return x
+
+
+def pixel_network(
+    encoder: nn.Module,
+    card: Mapping[str, Any],
+    *,
+    stride: float,
+    necks: Sequence[Mapping[str, Any]] = (),
+) -> nn.Module:
+    """Put the decoder that a card names behind an encoder, with TerraTorch's factory.
+
+    Parameters
+    ----------
+    encoder
+        Returns maps, the finest first; ``out_channels`` counts their channels.
+    card
+        The model's card: ``decoder``, ``decoder_channels``, ``head_dropout``, ``outputs``.
+    stride
+        Pixels of the image along a pixel of the finest map that the decoder is given.
+    necks
+        TerraTorch's modules between the encoder and the decoder.
+    """
+    if card["decoder"] == "linear":
+        decoder, decoder_kwargs, layers = Stack(encoder.out_channels), {}, 0
+    else:
+        decoder, decoder_kwargs = "UperNetDecoder", {"channels": card["decoder_channels"]}
+        layers = round(math.log2(stride))
+    network = (
+        terratorch()
+        .models.EncoderDecoderFactory()
+        .build_model(
+            "regression",
+            backbone=encoder,
+            necks=[dict(neck) for neck in necks],
+            decoder=decoder,
+            decoder_kwargs=decoder_kwargs,
+            head_kwargs={"learned_upscale_layers": layers, "dropout": card["head_dropout"]},
+            num_outputs=card["outputs"],
+        )
+    )
+    if card["decoder"] == "upernet_smooth":
+        for module in network.head.modules():
+            if isinstance(getattr(module, "upscale", None), nn.PixelShuffle):
+                module.upscale = nn.Sequential(module.upscale, Smooth())
+    return network
