@@ -32,8 +32,9 @@ def load_weights(
     `weights` are what `geowb.models.registry.locate` knows. A model file of geowb, or any
     checkpoint whose names are the whole model's, is loaded whole, with its normalisation and
     output scale. Every other checkpoint is taken for the encoder's (Prithvi's first and later
-    names, SimMIM's, MMSegmentation's and TerraTorch's are known); that of a masked model brings
-    those of ``mean`` and ``std`` that are `free`.
+    names, SimMIM's, MMSegmentation's and TerraTorch's are known), and so is a model file with a
+    linear decoder for a model with another, and the other way round. Files of geowb bring those of
+    ``mean`` and ``std`` that are `free`.
 
     Raises
     ------
@@ -52,22 +53,21 @@ def load_weights(
         state = {k.removeprefix("model."): v for k, v in state.items()}
         return _load_whole(model, state, path, card, origin)
     masked = card.get("kind") == "masked"
-    if masked:
-        if missing := {"bands", "mean", "std"}.difference(card):
-            raise ModelError(f"The card of {path} is no masked model's: no '{min(missing)}' in it.")
-        state = {key: value for key, value in state.items() if key.startswith("encoder.")}
+    kind = "masked model" if masked else "model file"
+    ours = bool(card) and (masked or whole)
+    if ours and (missing := {"bands", "mean", "std"}.difference(card)):
+        raise ModelError(f"The card of {path} is no {kind}'s: no '{min(missing)}' in it.")
+    if masked or whole:
+        part = re.compile(r"encoder\." if masked else r"(model\.)?network\.encoder\.")
+        state = {key: value for key, value in state.items() if part.match(key)}
     found = spec(name)
     state = _RENAME[found.family](encoder_tensors(state, found))
     state = _input_bands(state, model.card, card, path)
     fit_state(model.network.encoder, state, path, may_lack=_MAY_LACK)
-    if not (masked or (whole and card)):
+    if not ours:
         return f"encoder from {origin}", True
     _take_statistics(model, card, free)
-    before = card.get("weights", "unknown")
-    if masked:
-        trained = bool(card.get("trained_on") or card.get("pretrained"))
-        return f"encoder from the masked model {origin} ({before})", trained
-    return f"encoder from the model file {origin}, which started from: {before}", _trained(card)
+    return f"encoder from the {kind} {origin} ({card.get('weights', 'unknown')})", _trained(card)
 
 
 def _linear(card: Mapping[str, Any]) -> bool:
@@ -76,7 +76,7 @@ def _linear(card: Mapping[str, Any]) -> bool:
 
 
 def _trained(card: Mapping[str, Any]) -> bool:
-    """Whether the encoder of a model file was trained, there or before."""
+    """Whether a file's encoder was trained, there or before."""
     here = bool(card.get("trained_on")) and not card.get("freeze_backbone")
     return here or bool(card.get("pretrained"))
 
