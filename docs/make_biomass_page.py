@@ -77,7 +77,8 @@ def errors(runs: pd.DataFrame) -> str:
     rows = []
     for arm in arms_of(runs):
         count = f"{int(runs[f'trainable/{arm}'].iloc[0]):,}"
-        rates = ", ".join(f"{rate:g}" for rate in runs[f"learning_rate/{arm}"])
+        tried = f"learning_rate/{arm}"
+        rates = ", ".join(f"{rate:g}" for rate in runs[tried]) if tried in runs else "none needed"
         rows.append([arm, count, rates, *(spread(runs[c.format(arm)]) for c in columns.values())])
     return markdown(rows, ["arm", "trained parameters", "rates chosen", *columns])
 
@@ -86,7 +87,9 @@ def ratios(runs: pd.DataFrame) -> str:
     """One row a pair of arms: ratios of RMSE by what they are measured against."""
     arms = arms_of(runs)
     encoder = next(arm for arm in arms if arm != "unet")
+    linear = f"{encoder}_linear"
     pairs = [(encoder, "unet"), (encoder, f"{encoder}_random"), (f"{encoder}_tuned", encoder)]
+    pairs += [(linear, "unet"), (linear, encoder), (linear, f"{encoder}_random_linear")]
     kinds = {
         "all labels": "rmse/{}/all",
         "labels of 0-300": "rmse/{}/0-300",

@@ -134,6 +134,19 @@ def test_each_file_can_be_prepared_for_the_hub(published):
         assert add.upload_info.size == file.stat().st_size
 
 
+def test_a_linear_decoder_is_named(tmp_path, monkeypatch):
+    model = models.build("swin_demo", decoder="linear", seed=1)
+    file = models.save(
+        model, tmp_path / "model.safetensors", units="Mg/ha", trained_on={"data": "x"}
+    )
+    folder = models.publish(file, tmp_path / "out", repo_id="me/linear")
+    text = (folder / "README.md").read_text()
+    assert "Swin encoder of 32-256 channels, one linear layer: Mg/ha, pixel by pixel" in text
+    assert "UPer" not in text
+    tuned = run_snippet(folder, monkeypatch)["tuned"]  # built with the same decoder
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in tuned.state_dict().items())
+
+
 def test_classes_have_the_hubs_task_and_their_names(tmp_path):
     model = models.build("unet", outputs=3, frames=2)
     file = tmp_path / "crops" / "model.safetensors"

@@ -88,9 +88,12 @@ class About:
 
     @property
     def architecture(self) -> str:
-        """Title of the model in geowb; a masked model has another decoder than it says."""
+        """Title of the model in geowb, with its own decoder; a masked model's is not named."""
         title = MODELS[self.name].title if self.name in MODELS else self.name
-        return title.partition(", UPerNet")[0] if self.masked else title
+        encoder, upernet, _ = title.partition(", UPerNet")
+        if upernet and self.card.get("decoder") == "linear":
+            return f"{encoder}, one linear layer"
+        return encoder if self.masked else title
 
     @property
     def classes(self) -> list[str]:
@@ -195,6 +198,8 @@ def readme(about: About) -> str:
     from geowb.models import hubtexts
 
     sources = list(_CITE.get((about.family, about.masked), ()))
+    if about.card.get("decoder") == "linear":
+        sources = [source for source in sources if source != _UPERNET]
     spec = MODELS.get(about.name)
     known = [about.card.get("source"), about.card.get("citation")]
     sources += [source for source in known if source]

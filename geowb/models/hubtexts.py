@@ -29,7 +29,13 @@ __all__ = [
 _CURVE = ("step", "epoch", "loss", "held_out")
 _ROWS = 9
 #: Arguments of `build` that weights have to agree with, where they differ from these.
-_USUAL = {"bands": list(HLS6), "frames": 1, "outputs": 1, "decoder_channels": 32}
+_USUAL = {
+    "bands": list(HLS6),
+    "frames": 1,
+    "outputs": 1,
+    "decoder": "upernet",
+    "decoder_channels": 32,
+}
 
 
 def title(about: About) -> str:
