@@ -27,6 +27,7 @@ __all__ = [
     "examples",
     "split_by_place",
     "what_split_shows",
+    "with_labels",
 ]
 
 #: Names of the splits, in the order of the fractions.
@@ -346,6 +347,26 @@ class ChipDataset:
         label = labels[_window(chip)]
         filler = np.nan if label.dtype.kind == "f" else -1
         return np.pad(label, _margins(label, chip["size"]), constant_values=filler)
+
+
+def with_labels(train: ChipDataset, val: ChipDataset | None) -> ChipDataset:
+    """Return the training chips that have labels.
+
+    >>> len(with_labels(train, val))  # doctest: +SKIP
+    101
+
+    Raises
+    ------
+    DataError
+        If a split has no labelled pixel.
+    """
+    for name, part in (("training", train), ("validation", val)):
+        if part is not None and not part.count_labelled():
+            raise DataError(
+                f"The {name} split has no labelled pixel ({len(part)} chips): "
+                "nothing can be learned from it."
+            )
+    return train.labelled_only()
 
 
 def _window(chip: pd.Series) -> tuple:

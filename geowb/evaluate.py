@@ -81,17 +81,13 @@ def _predictions(
     import torch
     from torch.utils.data import DataLoader
 
-    home = next(model.parameters()).device
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else home
-    model.to(device).eval()
-    try:
-        with torch.inference_mode():
-            for batch in DataLoader(data, batch_size=batch_size):
-                predicted = model(batch["image"].to(device))[:, 0].float().cpu().numpy()
-                labels = batch["label"].numpy()
-                yield from zip(batch["index"].tolist(), labels, predicted, strict=True)
-    finally:
-        model.to(home)
+    from geowb.models.wrapper import placed
+
+    with placed(model, accelerator) as device, torch.inference_mode():
+        for batch in DataLoader(data, batch_size=batch_size):
+            predicted = model(batch["image"].to(device))[:, 0].float().cpu().numpy()
+            labels = batch["label"].numpy()
+            yield from zip(batch["index"].tolist(), labels, predicted, strict=True)
 
 
 def rmse(pixels: pd.DataFrame) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geowb.errors import RequestError
+from geowb.chips import with_labels
+from geowb.errors import ModelError, RequestError
 from geowb.lines import Line
 from geowb.models.registry import check_accelerator
-from geowb.train import check_labels
+from geowb.models.wrapper import placed
 
 if TYPE_CHECKING:
     from geowb.chips import ChipDataset
@@ -58,6 +60,7 @@ def fit_linear(
     penalties: Sequence[float] = PENALTIES,
     batch_size: int = 8,
     accelerator: str = "auto",
+    units: str = "",
     progress: bool = True,
 ) -> Readout:
     """Fit the linear decoder of a model by ridge regression; the penalty is chosen on `val`.
@@ -72,64 +75,92 @@ def fit_linear(
     Parameters
     ----------
     model
-        From ``geowb.models.build(..., decoder="linear")``, of one output.
+        From ``geowb.models.build(..., decoder="linear", freeze_backbone=True)``, of one output.
+    train, val
+        Labelled chips; that `train` turns and mirrors them at random is of no account.
     turned
         Learn from the eight symmetries of each training chip, and not from the chip alone.
     penalties
         Added to the variance of the standardised features; the intercept is free.
+    batch_size
+        Chips that are encoded at once.
+    accelerator
+        ``auto``, ``cpu`` or ``gpu``.
+    units
+        Of the labels, for the line that is shown.
 
     Raises
     ------
     DataError
         If a split has no labelled pixel.
+    ModelError
+        If the encoder returns values that are not finite.
     RequestError
-        For a model with another decoder or several outputs, and for arguments out of range.
+        For a model with another decoder, several outputs or an encoder that is not frozen, and for
+        arguments out of range.
 
     Notes
     -----
     Hoerl and Kennard 1970, Ridge Regression, with standardised predictors.
     """
-    _check(model, penalties, accelerator)
-    check_labels(train, val)
+    penalties = tuple(map(float, penalties))
+    _check(model, penalties, batch_size, accelerator)
+    train, val = with_labels(train, val).plain(), val.labelled_only().plain()
     began, line = time.perf_counter(), Line() if progress else None
-    home = next(model.parameters()).device
-    model.to("cuda" if accelerator != "cpu" and torch.cuda.is_available() else home).eval()
-    for norm in model.network.decoder.norms:
-        norm.reset_running_stats()
-    views = range(8 if turned else 1)
-    sums = 0
-    for view in views:
-        for x, y in _labelled(model, train.plain(), batch_size, view):
-            rows = torch.cat([torch.ones(len(x), 1), x, y[:, None]], dim=1).double()
-            sums = sums + rows.T @ rows
-        if line:
-            line.show(f"training chips seen {view + 1} of {len(views)} times", lasting=False)
-    weights, bias = _solve(model, sums, penalties)
-    error = _errors(model, val.plain(), batch_size, weights, bias)
+    with placed(model, accelerator):
+        weights, bias = _solve(model, _sums(model, train, batch_size, turned, line), penalties)
+        error = _errors(model, val, batch_size, weights, bias)
     best = int(error.argmin())
     layer = model.network.head.head[-1]
     layer.weight.copy_(weights[:, best].reshape(layer.weight.shape))
     layer.bias.copy_(bias)
-    seconds = time.perf_counter() - began
-    if line:
-        line.show(
-            f"RMSE val {error[best]:.1f} with penalty {penalties[best]:.2g} | {seconds:.0f} s"
-        )
     history = pd.DataFrame({"penalty": penalties, "val_rmse": error.numpy()})
-    return Readout(model.to(home).eval(), history, float(penalties[best]), seconds)
+    result = Readout(model.eval(), history, penalties[best], time.perf_counter() - began)
+    if line:
+        told = f"RMSE validation {result.val_rmse:.1f} {units}".rstrip()
+        line.show(f"{told}, penalty {result.penalty:.2g} | {result.seconds:.0f} s")
+    return result
 
 
-def _check(model: PixelModel, penalties: Sequence[float], accelerator: str) -> None:
+def _check(
+    model: PixelModel, penalties: Sequence[float], batch_size: int, accelerator: str
+) -> None:
     card = model.card
-    if card.get("decoder") != "linear" or card["outputs"] != 1:
+    if card.get("decoder") != "linear" or card["outputs"] != 1 or not card["freeze_backbone"]:
         raise RequestError(
-            f"fit_linear() takes a model built with decoder='linear' and outputs=1; this "
-            f"'{card['name']}' has decoder={card.get('decoder')!r}, outputs={card['outputs']}."
+            "fit_linear() takes a model built with decoder='linear', outputs=1 and "
+            f"freeze_backbone=True; this '{card['name']}' has decoder={card.get('decoder')!r}, "
+            f"outputs={card['outputs']}, freeze_backbone={card['freeze_backbone']}."
         )
-    if not penalties or min(penalties) <= 0:
-        raise RequestError(f"penalties must be above 0, one or more: {list(penalties)}.")
+    if not penalties or not all(0 < penalty < math.inf for penalty in penalties):
+        raise RequestError(
+            f"penalties must be finite and above 0, one or more; they are {list(penalties)}."
+        )
+    if batch_size < 1:
+        raise RequestError(f"batch_size must be at least 1; it is {batch_size}.")
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
+
+
+def _sums(
+    model: PixelModel, train: ChipDataset, batch_size: int, turned: bool, line: Line | None
+) -> torch.Tensor:
+    """Sum products of (1, features, wanted) over the labelled pixels of all views."""
+    for norm in model.network.decoder.norms:
+        norm.reset_running_stats()
+    views, sums = range(8 if turned else 1), torch.zeros(1)
+    for view in views:
+        for x, y in _labelled(model, train, batch_size, view):
+            rows = torch.cat([torch.ones(len(x), 1), x, y[:, None]], dim=1).double()
+            sums = sums + rows.T @ rows
+        if line:
+            line.show(f"training chips seen {view + 1} of {len(views)} times", lasting=False)
+    if not sums.isfinite().all():
+        raise ModelError(
+            f"The encoder of '{model.card['name']}' ({model.origin}) returns values that are not "
+            "finite for these chips: look for infinite pixels, or use other weights."
+        )
+    return sums
 
 
 def _labelled(
@@ -139,7 +170,7 @@ def _labelled(
     device = next(model.parameters()).device
     mean, spread = model.card["output_mean"], model.card["output_std"]
     with _watched(model) as seen:
-        for batch in DataLoader(data.labelled_only(), batch_size):
+        for batch in DataLoader(data, batch_size):
             image, labels = (_turned(batch[key], view) for key in ("image", "label"))
             model(image.to(device))
             known = torch.isfinite(labels)

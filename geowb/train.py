@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanSquaredError
 
+from geowb.chips import with_labels
 from geowb.errors import DataError, RequestError
 from geowb.lines import Line
 from geowb.memory import PeakMemory
@@ -34,7 +35,6 @@ _SCHEDULES = ("one_cycle", "plateau")
 
 __all__ = [
     "Fit",
-    "check_labels",
     "fit",
     "masked_rmse",
     "quiet",
@@ -272,7 +272,7 @@ def fit(
         raise RequestError("patience and the schedule 'plateau' need validation chips.")
     keep = "last" if val is None else keep
     _check_request(plan, accelerator, precision, keep, resume)
-    labelled = check_labels(train, val)
+    labelled = with_labels(train, val)
     if len(labelled) == 1:
         raise DataError("A single training chip has labels: batch normalisation needs two.")
     seed_everything(seed)
@@ -339,17 +339,6 @@ def _check_request(
     before = torch.load(resume, map_location="cpu", weights_only=False).get("plan")
     if before != plan:
         raise RequestError(f"{resume} is a checkpoint of another training: {before}, not {plan}.")
-
-
-def check_labels(train: ChipDataset, val: ChipDataset | None) -> ChipDataset:
-    """Return the training chips that have labels; an error if a split has none."""
-    for name, part in (("training", train), ("validation", val)):
-        if part is not None and not part.count_labelled():
-            raise DataError(
-                f"The {name} split has no labelled pixel ({len(part)} chips): "
-                "nothing can be learned from it."
-            )
-    return train.labelled_only()
 
 
 def seed_everything(seed: int) -> None:

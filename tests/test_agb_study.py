@@ -356,7 +356,7 @@ def test_the_archive_s_layout_runs_as_the_paper_profile_would(tmp_path, monkeypa
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.strip())
     metrics = json.loads((run / "metrics.json").read_text())
-    for arm in ("unet", "swin_demo_scratch", "swin_demo_random"):
+    for arm in ("unet", "swin_demo_scratch", "swin_demo_random", "swin_demo_random_linear"):
         assert 0 < metrics[f"rmse/{arm}/all"]["value"] < 1000
         assert metrics[f"r2/{arm}/all"]["value"] < 1
     assert sorted(path.name for path in (run / "maps").iterdir()) == [
@@ -395,10 +395,10 @@ def test_the_dense_map_shows_the_error_between_the_shots(tmp_path, geowb_data):
 def test_transfer_and_few_chips_between_two_eco_regions(tmp_path):
     small = [
         "regions=cerrado,mata_atlantica",
-        "arms=unet,frozen",
+        "arms=unet,frozen,linear",
         "epochs=1",
         "few_shot=2,99",
-        "detail=frozen",
+        "detail=frozen,linear",
     ]
     words = [word for value in [*small, "few_shot_steps=2"] for word in ("-p", value)]
     done = geowb("run", "agb_transfer", *words, cwd=tmp_path)
@@ -417,6 +417,11 @@ def test_transfer_and_few_chips_between_two_eco_regions(tmp_path):
     bounds = [metrics[f"against/swin_demo/unet/{bound}"] for bound in ("low", "value", "high")]
     assert bounds == sorted(bounds)
     assert "label_curve/swin_demo/0.2" in metrics
+    assert metrics["label_curve/swin_demo_linear/0.2"] > metrics["rmse/swin_demo_linear/all"]
+    elsewhere = metrics["transfer/swin_demo_linear/cerrado/mata_atlantica"]
+    assert elsewhere > metrics["transfer/swin_demo_linear/mata_atlantica/mata_atlantica"]
+    assert not [name for name in metrics if name.startswith("few_shot/swin_demo_linear")]
+    assert 1e-5 <= metrics["penalty/swin_demo_linear"] <= 10
     notebook = (run / "notebook.ipynb").read_text()
     assert re.search(r"99 chips: cerrado has only \d+ with labels", notebook)
     assert {"transfer.png", "few_shot.png", "residuals.png", "label_curve.png"} <= {

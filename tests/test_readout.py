@@ -126,11 +126,12 @@ def test_a_file_of_before_has_the_public_model_s_decoder(tmp_path):
     assert torch.equal(again(images()), model(images()))
 
 
+@pytest.mark.parametrize("name", ["swin_demo", "prithvi_demo"])
 @pytest.mark.parametrize(("theirs", "ours"), [("upernet", "linear"), ("linear", "upernet_smooth")])
-def test_another_decoder_takes_the_encoder_of_a_model_file(tmp_path, theirs, ours):
-    made = build("swin_demo", seed=1, decoder=theirs, mean=[1000.0] * 6, output_mean=70.0)
+def test_another_decoder_takes_the_encoder_of_a_model_file(tmp_path, name, theirs, ours):
+    made = build(name, seed=1, decoder=theirs, mean=[1000.0] * 6, output_mean=70.0)
     file = save(made, tmp_path / "model.safetensors", trained_on={"data": "world"})
-    model = build("swin_demo", seed=2, decoder=ours, weights=str(file))
+    model = build(name, seed=2, decoder=ours, weights=str(file))
     for key, value in made.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[key], value), key
     assert model.origin.startswith("encoder from the model file model.safetensors, sha256 ")
@@ -138,6 +139,30 @@ def test_another_decoder_takes_the_encoder_of_a_model_file(tmp_path, theirs, our
     assert model.card["mean"] == [1000.0] * 6
     assert model.mean.flatten().tolist() == [1000.0] * 6
     assert model.card["output_mean"] == 0.0  # that scale was another decoder's
+
+
+def test_a_linear_checkpoint_without_a_card_is_loaded_whole(tmp_path):
+    made = build("swin_demo", seed=1, decoder="linear")
+    torch.save({"state_dict": {f"model.{k}": v for k, v in made.state_dict().items()}},
+               tmp_path / "last.ckpt")  # fmt: skip
+    model = build("swin_demo", seed=2, decoder="linear", weights=str(tmp_path / "last.ckpt"))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.state_dict().items())
+    taken = build("swin_demo", seed=2, decoder="upernet", weights=str(tmp_path / "last.ckpt"))
+    assert torch.equal(taken.encoder.patch_embed.projection.weight,
+                       made.encoder.patch_embed.projection.weight)  # fmt: skip
+
+
+def test_a_filter_is_no_reason_to_leave_a_decoder_behind(tmp_path):
+    made = build("swin_demo", seed=1, decoder="upernet")
+    file = save(made, tmp_path / "model.safetensors")
+    model = build("swin_demo", seed=2, decoder="upernet_smooth", weights=str(file))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.state_dict().items())
+    assert model.card["decoder"] == "upernet_smooth"
+
+
+def test_the_decoder_does_not_change_the_encoder_that_a_seed_draws():
+    one, two = (build("swin_demo", seed=4, decoder=d).encoder for d in ("linear", "upernet"))
+    assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
 
 
 def test_a_frozen_random_encoder_of_a_model_file_is_not_called_pretrained(tmp_path):
@@ -188,10 +213,12 @@ def test_it_is_ridge_regression(name):
     assert np.std(expected) > 1  # a constant would pass for anything
 
 
-@pytest.mark.parametrize("size", [32, 30])
-def test_the_validation_error_is_that_of_the_model(size):
+@pytest.mark.parametrize(
+    ("name", "size"), [("swin_demo", 32), ("swin_demo", 30), ("prithvi_demo", 30)]
+)
+def test_the_validation_error_is_that_of_the_model(name, size):
     data = parts(size)
-    model = reader(data, non_negative=True)
+    model = reader(data, name, non_negative=True)
     result = fit_linear(model, data["train"], data["val"], progress=False)
     pixels = evaluate.at_labels(result.model, data["val"], accelerator="cpu")
     assert result.val_rmse == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
@@ -233,13 +260,28 @@ def test_nothing_in_it_is_random_and_the_encoder_stays():
     assert not again.model.training
 
 
-def test_turned_chips_are_more_to_learn_from():
-    data = parts()
-    both = [
-        fit_linear(reader(data), data["train"], data["val"], turned=turned, progress=False)
-        for turned in (False, True)
-    ]
-    assert both[0].val_rmse != both[1].val_rmse
+def test_without_turned_chips_it_is_ridge_regression_on_the_chips_alone():
+    data = parts(density=0.1, side=96)
+    model, given = reader(data), {"penalties": [0.1], "turned": False, "progress": False}
+    found = fit_linear(model, data["train"], data["val"], **given).model
+    x, y = stacked(model, data["train"], 1)
+    spread = np.sqrt(x.var(0) + 1e-5)
+    wanted = Ridge(alpha=0.1 * len(x), solver="cholesky").fit((x - x.mean(0)) / spread, y)
+    weights = found.network.head.head[-1].weight.flatten() * found.card["output_std"]
+    np.testing.assert_allclose(weights.detach(), wanted.coef_, rtol=0.01, atol=0.02)
+
+
+def test_dates_of_several_images():
+    scenes = {"a": scene(96, 96, dates=2, density=0.2)}
+    chips = split_by_place(cut(scenes, 32), seed=0)
+    train, val = (ChipDataset(scenes, chips[chips["split"] == s]) for s in ("train", "val"))
+    mean, spread = train.label_statistics()
+    scale = {"output_mean": mean, "output_std": spread}
+    for name in ("swin_demo", "prithvi_demo"):
+        model = build(name, frames=2, decoder="linear", freeze_backbone=True, **scale)
+        result = fit_linear(model, train, val, progress=False)
+        pixels = evaluate.at_labels(result.model, val, accelerator="cpu")
+        assert result.val_rmse == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
 
 
 def test_its_file_predicts_as_it_does(tmp_path):
@@ -259,11 +301,30 @@ def test_requests_that_cannot_be_met():
         fit_linear(build("unet"), train, val)
     with pytest.raises(RequestError, match="outputs=2"):
         fit_linear(reader(data, outputs=2), train, val)
-    for penalties in ([], [0.0, 1.0]):
-        with pytest.raises(RequestError, match="penalties must be above 0"):
+    with pytest.raises(RequestError, match="freeze_backbone=False"):
+        fit_linear(build("swin_demo", decoder="linear"), train, val)
+    for penalties in ([], [0.0, 1.0], [np.nan], np.array([np.inf])):
+        with pytest.raises(RequestError, match="penalties must be finite and above 0"):
             fit_linear(reader(data), train, val, penalties=penalties)
+    with pytest.raises(RequestError, match="batch_size must be at least 1; it is 0"):
+        fit_linear(reader(data), train, val, batch_size=0)
     with pytest.raises(RequestError, match="accelerator"):
         fit_linear(reader(data), train, val, accelerator="tpu")
     scenes = {"a": scene(192, 192, density=0.0)}
     with pytest.raises(DataError, match="validation split has no labelled pixel"):
         fit_linear(reader(data), train, ChipDataset(scenes, val.chips))
+
+
+def test_an_encoder_that_gives_no_numbers_is_named():
+    data = parts()
+    model = reader(data)
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(torch.inf)
+    with pytest.raises(ModelError, match=r"'swin_demo' \(random \(seed 3\)\) returns values that"):
+        fit_linear(model, data["train"], data["val"], progress=False)
+
+
+def test_the_line_has_the_unit(capsys):
+    data = parts()
+    fit_linear(reader(data), data["train"], data["val"], units="Mg/ha")
+    assert "Mg/ha, penalty" in capsys.readouterr().err

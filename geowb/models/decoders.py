@@ -45,7 +45,7 @@ class Stack(nn.Module):
 
 
 class Smooth(nn.Module):
-    """The binomial filter (1, 2, 1) / 4 along both axes: takes away a pattern of period 2.
+    """The binomial filter (1, 2, 1) / 4 along both axes: takes a pattern of period 2 away, inside.
 
     >>> chessboard = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(2, 2)[None, None]
     >>> Smooth()(chessboard)[0, 0, 1:-1, 1:-1].tolist()
@@ -81,7 +81,7 @@ def pixel_network(
     card
         The model's card: ``decoder``, ``decoder_channels``, ``head_dropout``, ``outputs``.
     stride
-        Pixels of the image along a pixel of the finest map that the decoder is given.
+        Pixels of the image along a pixel of the finest map that UPerNet is given.
     necks
         TerraTorch's modules between the encoder and the decoder.
     """

@@ -94,7 +94,7 @@ def build_network(found: ModelSpec, card: dict[str, Any]) -> nn.Module:
     )
     pyramid = card["decoder"] != "linear"
     neck = {"name": "LearnedInterpolateToPyramidal"} if pyramid else _AS_THEY_ARE
-    stride = found.encoder["patch_size"][1] / (4 if pyramid else 1)
+    stride = found.encoder["patch_size"][1] / 4
     network = pixel_network(encoder, card, stride=stride, necks=[neck])
     # TerraTorch would pad to an even number of patches, because the pyramid's coarsest level drops
     # an odd row of them; kept, it needs no padding.

@@ -194,14 +194,13 @@ def _what_is_known(file: Path) -> tuple[dict, dict, list[dict]]:
     if folder.parent.name != "models" or not record.is_file():
         return card, {}, measured
     run = {**without_folders(_read(record)), "name": card.get("run") or record.parent.name}
-    names = {folder.name, card.get("name")}
     numbers = record.with_name("metrics.json")
     held = _read(numbers) if numbers.is_file() else {}
     entry = run.get("data", {}).get("data", {})
     words = (str(entry[key]) for key in ("entry", "world_version") if entry.get(key))
     data = f"{' '.join(words)} (run {run['name']})".strip()
     for name, value in held.items():
-        if names & set(name.split("/")):
+        if folder.name in name.split("/"):  # the arm; others may be of the same model
             measured.append({"name": name, "data": data, **value})
     return card, run, measured
 

@@ -34,7 +34,8 @@ def load_weights(
     output scale. Every other checkpoint is taken for the encoder's (Prithvi's first and later
     names, SimMIM's, MMSegmentation's and TerraTorch's are known), and so is a model file with a
     linear decoder for a model with another, and the other way round. Files of geowb bring those of
-    ``mean`` and ``std`` that are `free`.
+    ``mean`` and ``std`` that are `free`. (UPerNet with and without a smoothing filter are the same
+    tensors, and load each other's files whole.)
 
     Raises
     ------
@@ -49,7 +50,8 @@ def load_weights(
     if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
         raise WeightsMismatch(problems[0])
     whole = any(key.startswith(("network.", "model.network.")) for key in state)
-    if whole and _linear(card) == _linear(model.card):
+    linear = any("network.decoder.norms." in key for key in state)  # no other decoder has these
+    if whole and linear == (model.card["decoder"] == "linear"):
         state = {k.removeprefix("model."): v for k, v in state.items()}
         return _load_whole(model, state, path, card, origin)
     masked = card.get("kind") == "masked"
@@ -68,11 +70,6 @@ def load_weights(
         return f"encoder from {origin}", True
     _take_statistics(model, card, free)
     return f"encoder from the {kind} {origin} ({card.get('weights', 'unknown')})", _trained(card)
-
-
-def _linear(card: Mapping[str, Any]) -> bool:
-    """Whether a model has the linear decoder, which shares no tensor with the others."""
-    return card.get("decoder") == "linear"
 
 
 def _trained(card: Mapping[str, Any]) -> bool:

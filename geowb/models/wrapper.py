@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from geowb.bands import HLS6, STATISTICS
 from geowb.errors import ModelError, RequestError, did_you_mean
 from geowb.models.registry import ModelSpec, spec
 
-__all__ = ["PixelModel", "build", "trainable"]
+__all__ = ["PixelModel", "build", "placed", "trainable"]
 
 #: What can be put behind a Swin or a Prithvi; the first is the public biomass model's.
 DECODERS = ("upernet", "upernet_smooth", "linear")
@@ -209,7 +210,7 @@ def build(
         file, or model.safetensors), or ``"pretrained"``: the file that comes with geowb. None or
         empty gives random weights drawn from `seed`, and the model says so (``model.origin``). A
         model file of geowb brings its own normalisation and output scale; that of a masked model,
-        or of one with another decoder than this, its encoder, and its normalisation unless `mean`
+        and between a linear decoder and another, its encoder, and its normalisation unless `mean`
         and `std` are given.
     frames
         Number of dates T: an axis of its own in Prithvi; in other models the dates of a band become
@@ -381,6 +382,23 @@ def _build_prithvi(found: ModelSpec, card: dict[str, Any]) -> tuple[nn.Module, i
 
 
 _FAMILIES = {"swin": _build_swin, "prithvi": _build_prithvi, "unet": _build_unet, "smp": _build_smp}
+
+
+@contextmanager
+def placed(model: nn.Module, accelerator: str) -> Iterator[torch.device | str]:
+    """Put a model in eval mode on the GPU, if there is one and it is wanted, and back at the end.
+
+    >>> with placed(build("unet"), "cpu") as device:
+    ...     print(device)
+    cpu
+    """
+    home = next(model.parameters()).device
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else home
+    model.to(device).eval()
+    try:
+        yield device
+    finally:
+        model.to(home)
 
 
 def trainable(module: nn.Module) -> int:
