@@ -1,9 +1,12 @@
 """Write docs/biomass_results.md: what runs of the biomass study show, as tables.
 
-.venv/bin/python docs/make_biomass_page.py runs/agb_transfer
+.venv/bin/python docs/make_biomass_page.py runs/agb_transfer runs/linear
 
-The folder holds runs of the profile full that differ in their seed only:
-geowb sweep agb_transfer --profile full -p seed=3,4,5
+The first folder holds runs of the profile full that differ in their seed only, the second, if
+there is one, runs of the linear arms alone, which take a minute each:
+geowb sweep agb_transfer --profile full -p seed=3,4,5 --out runs/agb_transfer
+geowb sweep agb_transfer --profile full -p seed=3..12 -p 'arms=["linear", "random_linear"]' \
+    -p 'detail=[]' --out runs/linear
 """
 
 from __future__ import annotations
@@ -110,9 +113,11 @@ def ratios(runs: pd.DataFrame) -> str:
 
 
 def verdicts(folder: Path) -> str:
-    """One row a claim of the paper."""
+    """One row a claim of the paper that the runs can test."""
     rows = []
     for found in judge({PAPER: load_claims()[PAPER]}, folder):
+        if not found.values:
+            continue
         values = ", ".join(f"{value['value']:.3g}" for value in found.values)
         interval = "{:.3g} to {:.3g}".format(*found.interval) if found.interval else ""
         about, verdict = found.about, f"**{found.verdict}**"
@@ -147,6 +152,19 @@ def curve(runs: pd.DataFrame, metric: str, what: str) -> str:
     return markdown(rows, [what, *arms])
 
 
+def linear(folder: Path) -> str:
+    """One row a seed: the linear layer on the pretrained and on the random encoder."""
+    runs = load_runs(folder).sort_values("seed")
+    _, ours, theirs, _ = next(name for name in runs if name.startswith("against/")).split("/")
+    low, high = (runs[f"against/{ours}/{theirs}/{bound}"] for bound in ("low", "high"))
+    values = [runs[f"rmse/{arm}/all"] for arm in (ours, theirs)]
+    rows = [
+        [seed, f"{a:.1f}", f"{b:.1f}", f"{a - b:+.1f} ({least:+.1f} to {most:+.1f})"]
+        for seed, a, b, least, most in zip(runs["seed"], *values, low, high, strict=True)
+    ]
+    return markdown(rows, ["seed", ours, theirs, "difference (95 %, over places)"])
+
+
 def sample(folder: Path) -> list[Record]:
     """Find the runs of the profile full that differ in their seed only, or end the program."""
     done = [r for r in read_runs(folder) if r.status == "done" and r.profile == "full"]
@@ -156,21 +174,27 @@ def sample(folder: Path) -> list[Record]:
     return sorted(groups[0][0], key=lambda run: run.parameters["seed"])
 
 
-def main(folder: Path) -> None:
+def command(records: list[Record]) -> tuple[str, str]:
+    """Say what makes such runs, and of which seeds."""
+    changed = unusual(records[0], load_study("agb_transfer"))
+    words = "".join(f" -p '{name}={as_text(changed[name])}'" for name in changed if name != "seed")
+    seeds = ",".join(str(run.parameters["seed"]) for run in records)
+    return f"geowb sweep agb_transfer --profile full{words}", seeds
+
+
+def main(folder: Path, more: Path | None = None) -> None:
     """Write the page."""
     records = sample(folder)
     table = load_runs(folder).set_index("path")
     runs = table.loc[[run.path for run in records]].reset_index()
     one = json.loads((Path(records[0].path) / "run.json").read_text("utf-8"))
-    changed = unusual(records[0], load_study("agb_transfer"))
-    words = "".join(f" -p {name}={as_text(changed[name])}" for name in changed if name != "seed")
-    seeds = ",".join(map(str, runs["seed"]))
+    words, seeds = command(records)
     minutes = ", ".join(f"{seconds / 60:.0f}" for seconds in runs["seconds"])
     parts = [
         f"""# What the biomass study shows on the world
 
 Made by `docs/make_biomass_page.py` from the runs of
-`geowb sweep agb_transfer --profile full{words} -p seed={seeds}`:
+`{words} -p seed={seeds}`:
 {records[0].data}, geowb {one["geowb"]}; {minutes} minutes on {one["cores"]} cores.
 What the profile sets was chosen by trials on the seeds 0 to 2: places and splits of other seeds
 had no part in it.
@@ -200,9 +224,19 @@ RMSE of a model trained in one eco-region (rows) in the test blocks of another (
     for metric, title, text, what in CURVES:
         if any(name.startswith(f"{metric}/") for name in runs):
             parts.append(f"## {title}\n\n{text}\n\n{curve(runs, metric, what)}")
+    if more:
+        words, seeds = command(sample(more))
+        parts.append(
+            f"""## One linear layer, more seeds
+
+RMSE over the labelled pixels of the test blocks: `{words} -p seed={seeds}`.
+
+{linear(more)}
+{verdicts(more)}"""
+        )
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(PAGE)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/agb_transfer"))
+    main(*map(Path, sys.argv[1:] or ["runs/agb_transfer"]))
