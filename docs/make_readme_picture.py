@@ -1,16 +1,13 @@
-"""Renew the README's picture: run the biomass study on the world and keep its map.
+"""Renew the README's picture: the maps of a run of the biomass study on the world.
 
-.venv/bin/python docs/make_readme_picture.py
+geowb run agb_transfer --profile full -p seed=3
+.venv/bin/python docs/make_readme_picture.py runs/agb_transfer-...
 """
 
 import shutil
-import tempfile
+import sys
 from pathlib import Path
 
-import geowb.batch
-
-with tempfile.TemporaryDirectory() as folder:
-    run = geowb.batch.run("agb_transfer", profile="teaching", out=folder)
-    target = Path(__file__).parent / "figures" / "agb_maps.png"
-    shutil.copyfile(run.path / "figures" / "maps.png", target)
-    print(target)
+target = Path(__file__).parent / "figures" / "agb_maps.png"
+shutil.copyfile(Path(sys.argv[1]) / "figures" / "maps.png", target)
+print(target)
