@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SCHEDULES = ("one_cycle", "plateau")
 
-__all__ = [
-    "Fit",
-    "fit",
-    "masked_rmse",
-    "quiet",
-    "seed_everything",
-    "steps_an_epoch",
-]
+__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything", "steps_an_epoch"]
 
 
 def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
