@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 from geowb.catalog import open_catalog
 from geowb.errors import DataError, RequestError
 from geowb.pretrain import Sampling, draw, survey
-from geowb.pretrain.tasks import each
+from geowb.tasks import each
 
 WORLD = """\
 small:
@@ -271,7 +271,7 @@ def test_workers_that_end_by_themselves_are_told() -> None:
 def test_a_process_without_tblib_adds_nothing_to_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from dask.multiprocessing import remote_exception
 
-    from geowb.pretrain import tasks
+    from geowb import tasks
 
     def fail(*_: object) -> None:
         raise remote_exception(DataError("no band"), "Traceback of another process")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = ["adapt", "chips", "find_chips", "raster"]
+__all__ = ["adapt", "chips", "find_chips", "open_quietly", "raster"]
 
 _OPENING = threading.Lock()  # warning filters belong to the whole process
 
@@ -59,7 +59,7 @@ def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
 # --- one scene on one grid ----------------------------------------------------------------------
 
 
-def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
+def open_quietly(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
     """Open a raster; a missing georeference is for the checks to judge, not for a warning."""
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
@@ -76,7 +76,7 @@ def _open(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
 def _read(path: str) -> xr.DataArray:
     import rioxarray
 
-    return _open(rioxarray.open_rasterio, path, chunks={"x": 2048, "y": 2048}, lock=False)
+    return open_quietly(rioxarray.open_rasterio, path, chunks={"x": 2048, "y": 2048}, lock=False)
 
 
 def _masked(values: xr.DataArray, *nodata: float | None) -> xr.DataArray:
@@ -286,9 +286,9 @@ def _load_block(
     import rasterio
 
     path = paths[0]
-    with _open(rasterio.open, path) as file:
+    with open_quietly(rasterio.open, path) as file:
         if label:
-            with _open(rasterio.open, images[0]) as image:
+            with open_quietly(rasterio.open, images[0]) as image:
                 if problem := grid_problem(image, file):
                     raise DataError(f"The label '{path}' is off its image's grid: {problem}.")
         if not resize and file.shape != shape:

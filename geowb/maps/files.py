@@ -89,7 +89,9 @@ def _variable(folder: Path, variable: str) -> xr.DataArray:
 
     if not folder.exists():
         raise RequestError(f"There is no map '{folder}'.")
-    data: xr.Dataset = xr.open_zarr(folder, chunks=None, mask_and_scale=False, consolidated=False)
+    data: xr.Dataset = xr.open_zarr(
+        folder, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
+    )
     names: Mapping[Any, Any] = data.data_vars
     if variable and variable not in names:
         raise RequestError(

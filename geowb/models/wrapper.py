@@ -385,15 +385,16 @@ _FAMILIES = {"swin": _build_swin, "prithvi": _build_prithvi, "unet": _build_unet
 
 
 @contextmanager
-def placed(model: nn.Module, accelerator: str) -> Iterator[torch.device | str]:
+def placed(model: nn.Module, accelerator: str) -> Iterator[torch.device]:
     """Put a model in eval mode on the GPU, if there is one and it is wanted, and back at the end.
 
     >>> with placed(build("unet"), "cpu") as device:
     ...     print(device)
     cpu
     """
-    home = next(model.parameters()).device
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else home
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda") if gpu else home
     model.to(device).eval()
     try:
         yield device

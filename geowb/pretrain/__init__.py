@@ -20,7 +20,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "sampling",
         "scenes",
         "stream",
-        "tasks",
         "training",
         "views",
         "worth",

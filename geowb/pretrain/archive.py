@@ -23,7 +23,7 @@ from geowb.locks import held
 from geowb.pretrain.reader import NO_DATA, ChipArchive, fingerprint
 from geowb.pretrain.sampling import Sampling, draw, survey
 from geowb.pretrain.scenes import UNCLEAR, open_scene, times_of
-from geowb.pretrain.tasks import each
+from geowb.tasks import each
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ import pandas as pd
 from geowb.bands import HLS6
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.pretrain.scenes import clear_shares, cover, open_scene, seasons, times_of, with_places
-from geowb.pretrain.tasks import each
+from geowb.tasks import each
 
 if TYPE_CHECKING:
     from geowb.catalog.source import Source

@@ -42,7 +42,7 @@ from geowb.pretrain.following import Keep, Log, checkpoints, draw_curve, rows_ev
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.sampling import Sampling
 from geowb.pretrain.stream import ChipStream
-from geowb.pretrain.tasks import check_workers
+from geowb.tasks import check_workers
 from geowb.train import quiet, seed_everything
 
 __all__ = ["Pretraining", "pretrain", "training_step"]

@@ -26,17 +26,21 @@ def each(
     scheduler: str | None = None,
     workers: int | None = None,
     progress: bool = True,
+    ended: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Call `function` with each of `arguments` on dask; results come in their order.
 
     >>> each(divmod, [(7, 2), (9, 4)], title="Division", workers=1, progress=False)
     [(3, 1), (2, 1)]
+
+    `ended` is called with each result when it is there, instead of a line that counts them.
     """
     from geowb.batch.machine import cores
 
     check_workers(workers)
     workers = min(workers or cores(), max(1, len(arguments)))
-    with _ticker(title, len(arguments), progress) as tick:
+    shown = contextlib.nullcontext(ended) if ended else _ticker(title, len(arguments), progress)
+    with shown as tick:
         try:
             if scheduler:
                 return _on_cluster(function, arguments, scheduler, title, tick)
@@ -63,9 +67,9 @@ def _here(function: Callable, arguments: Sequence[tuple], workers: int, tick: Ca
     tasks = [dask.delayed(functools.partial(function, *one), pure=False)() for one in arguments]
     keys = {task.key for task in tasks}
 
-    def ended(key: Any, *_: Any) -> None:
+    def ended(key: Any, result: Any, *_: Any) -> None:
         if key in keys:
-            tick()
+            tick(result)
 
     how: dict[str, Any] = {"scheduler": "sync"}
     if workers > 1:
@@ -102,8 +106,7 @@ def _on_cluster(
         tasks = [client.submit(function, *one, pure=False) for one in arguments]
         try:
             for task in distributed.as_completed(tasks, loop=client.loop):
-                task.result()
-                tick()
+                tick(task.result())
             return client.gather(tasks)
         except (distributed.KilledWorker, CancelledError) as error:
             what = "its workers end at one and the same part, as when memory runs out"
@@ -118,7 +121,7 @@ def _on_cluster(
 
 
 @contextlib.contextmanager
-def _ticker(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
+def _ticker(title: str, total: int, shown: bool) -> Iterator[Callable[[Any], None]]:
     """Show on standard error how many tasks have ended: a bar, or a line now and then."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -128,10 +131,10 @@ def _ticker(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(title, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda _: bar.advance(task)
         return
 
-    def tick() -> None:
+    def tick(_: Any) -> None:
         nonlocal done, told
         done += 1
         if done == total or time.monotonic() - told > 20:

@@ -1,0 +1,438 @@
+"""Open what is given as a scene: files, addresses, Zarr, entries of the catalog, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geowb.errors import DataError, RequestError
+from geowb.predict.source import Plane, Scene
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["check_numbers", "open_scene"]
+
+#: Values are compared with the model's mean in decades: a scene 30 times off is in another unit.
+_FAR = 1.5
+
+
+def open_scene(
+    source: Any,
+    *,
+    wanted: Sequence[str] = (),
+    frames: int = 1,
+    bands: Sequence[str | int] = (),
+    dates: Sequence[str | int] = (),
+    stack: str = "auto",
+    scale: float | None = None,
+    nodata: float | None = None,
+    crs: str | None = None,
+    select: Mapping[str, Any] | None = None,
+    catalog: str = "",
+    seed: int | None = None,
+) -> Scene:
+    """Open a scene for a model that takes the bands `wanted` of `frames` dates.
+
+    >>> open_scene("scene.tif", wanted=HLS6).channels  # doctest: +SKIP
+    (6, 1)
+
+    Parameters
+    ----------
+    source
+        A path or an address of what rioxarray opens, or several of them (bands or dates of one
+        scene); a Zarr; the name of a catalog entry; a scene (`xarray.Dataset` with
+        ``reflectance``) or an array with dimensions y, x and, where it has them, band and time.
+    wanted
+        Names of the model's bands; empty takes all bands as they are.
+    bands
+        Which bands of the source are the model's, by name or by number from 1; needed where their
+        names do not tell and there are others too.
+    dates
+        Which of the source's dates, by number from 0 or as ``2023-06-21``; needed where it has
+        more than the model takes.
+    stack
+        What several files are: ``bands``, ``dates``, or ``auto``, what fits the model.
+    scale
+        Factor that makes counts (reflectance x 10,000) of the source's numbers. By default what
+        the file says of itself, and numbers that cannot be counts are refused.
+    nodata
+        Value that means no data, beside the file's own.
+    crs
+        CRS of a source that has none; ``"none"`` goes without.
+    select, catalog, seed
+        For an entry: values of its placeholders, another catalog file, the seed of a world.
+
+    Raises
+    ------
+    RequestError, DataError
+        If it cannot be opened, or lacks what the model needs.
+    """
+    name, images, declared = _images(source, select or {}, catalog, seed)
+    if len(images) > 1 or stack != "auto":
+        images = _stacked(name, images, stack, len(wanted), frames)
+    first = images[0][0][1]
+    planes = [[_plane(*one, nodata=nodata, scale=scale) for one in date] for date in images]
+    planes = _chosen_dates(name, planes, images, dates, frames, wanted)
+    planes = [_chosen_bands(name, date, wanted, bands) for date in planes]
+    return Scene(
+        name=name,
+        dates=planes,
+        shape=(first.sizes["y"], first.sizes["x"]),
+        crs=_crs(name, first, crs, declared),
+        transform=first.rio.transform(),
+    )
+
+
+# --- what is given -> images by date ------------------------------------------------------------
+
+_Image = tuple[str, Any]  # a name for messages, and an array (band, y, x)
+
+
+def _images(
+    source: Any, select: Mapping[str, Any], catalog: str, seed: int | None
+) -> tuple[str, list[list[_Image]], str | None]:
+    """Name of a scene, its images (a list a date), and the CRS its entry declares."""
+    import xarray as xr
+
+    if isinstance(source, (xr.Dataset, xr.DataArray)):
+        name = str(source.attrs.get("entry") or getattr(source, "name", None) or "the scene")
+        return name, _of_array(name, source), None
+    if isinstance(source, (list, tuple)):
+        if not source:
+            raise RequestError("No file is given: a scene is one file or several.")
+        parts = [_images(one, {}, "", None)[1] for one in source]
+        name = Path(str(source[0])).name
+        name = f"{name} and {len(source) - 1} more" if len(source) > 1 else name
+        return name, [date for part in parts for date in part], None
+    text = str(source)
+    if _is_entry(text, catalog):
+        return _of_entry(text, select, catalog, seed)
+    if select:
+        raise RequestError(f"'{text}' is a file, no catalog entry: there is nothing to select.")
+    if text.rstrip("/").endswith(".zarr") or (Path(text) / "zarr.json").is_file():
+        return Path(text).name, _of_zarr(text), None
+    return Path(text).name, [[(Path(text).name, _opened(text))]], None
+
+
+def _is_entry(text: str, catalog: str) -> bool:
+    """Whether a text is meant as the name of a catalog entry."""
+    return catalog != "" or not (Path(text).suffix or "/" in text or Path(text).exists())
+
+
+def _of_entry(
+    text: str, select: Mapping[str, Any], catalog: str, seed: int | None
+) -> tuple[str, list[list[_Image]], str | None]:
+    from geowb.catalog import open_catalog
+
+    entry = open_catalog(catalog or None)[text]
+    scene = entry.open(seed=seed, **select)
+    chosen = " ".join(map(str, select.values()))
+    name = f"{text} {chosen}".strip()
+    return name, _of_array(name, scene), entry.entry.metadata.crs
+
+
+def _opened(path: str) -> xr.DataArray:
+    """Open a raster lazily; its numbers stay as they are stored."""
+    import rioxarray
+
+    from geowb.catalog.read import open_quietly
+
+    if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
+        raise RequestError(f"There is no file '{path}', and no such catalog entry.")
+    found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
+    if isinstance(found, list) or not hasattr(found, "dims"):
+        raise RequestError(
+            f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "
+            "pass the array."
+        )
+    return found
+
+
+def _of_zarr(path: str) -> list[list[_Image]]:
+    import xarray as xr
+
+    try:
+        data = xr.open_zarr(
+            path, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"'{path}' is not a Zarr that can be read: {error}") from error
+    if not data.data_vars:
+        raise DataError(f"'{path}' has no variable.")
+    name = Path(path).name
+    if "reflectance" not in data and len(data.data_vars) > 1:
+        has = ", ".join(map(str, data.data_vars))
+        raise DataError(f"'{name}' has no variable reflectance, but {has}: pass the array of one.")
+    return _of_array(name, data if "reflectance" in data else data[next(iter(data.data_vars))])
+
+
+def _of_array(name: str, data: xr.Dataset | xr.DataArray) -> list[list[_Image]]:
+    """Images of a scene or an array, a list a date."""
+    import rioxarray  # noqa: F401 - gives .rio
+    import xarray as xr
+
+    crs, transform = data.rio.crs, None
+    if isinstance(data, xr.Dataset):
+        if "reflectance" not in data:
+            has = ", ".join(map(str, data.data_vars)) or "none"
+            raise DataError(f"The scene '{name}' has no variable reflectance; it has {has}.")
+        data = data["reflectance"]
+    if "sample" in data.dims:
+        raise RequestError(
+            f"'{name}' is a set of {data.sizes['sample']} images, not a scene: map_scenes takes "
+            "sets, or choose one with .isel(sample=0)."
+        )
+    sides = {data.rio.x_dim: "x", data.rio.y_dim: "y"}
+    data = data.rename({old: new for old, new in sides.items() if old != new})
+    if other := set(data.dims) - {"time", "band", "y", "x"}:
+        raise DataError(f"'{name}' has the dimension {min(map(str, other))}: choose one of it.")
+    transform = data.rio.transform()
+    data = data if "band" in data.dims else data.expand_dims("band")
+    data = data if "time" in data.dims else data.expand_dims("time")
+    data = data.transpose("time", "band", "y", "x")
+    images = []
+    for number in range(data.sizes["time"]):
+        image = data.isel(time=number)
+        image = image.rio.write_crs(crs) if crs else image
+        images.append([(name, image.rio.write_transform(transform))])
+    return images
+
+
+def _stacked(
+    name: str, images: list[list[_Image]], stack: str, bands: int, frames: int
+) -> list[list[_Image]]:
+    """Sort several files into bands or dates of one scene, on one grid."""
+    from geowb.catalog.fit import grid_problem
+
+    files = [image for date in images for image in date]
+    for other, array in files[1:]:
+        if problem := grid_problem(files[0][1], array):
+            raise DataError(f"{other} is not on the grid of {files[0][0]}: {problem}.")
+    if stack not in ("auto", "bands", "dates"):
+        raise RequestError(f"stack is '{stack}': it is auto, bands or dates.")
+    if stack == "auto" and frames > 1 and len(files) == frames:
+        stack = "dates"
+    if stack == "auto":
+        stack = "bands" if all(array.sizes["band"] == 1 for _, array in files) else "dates"
+    if stack == "dates":
+        return [[one] for one in files]
+    if len(files) % frames or (frames > 1 and bands and len(files) != bands * frames):
+        raise RequestError(
+            f"{len(files)} files cannot be the bands of {frames} dates ({name}): give all bands "
+            "of the first date, then all of the next."
+        )
+    each = len(files) // frames
+    return [files[i * each : (i + 1) * each] for i in range(frames)]
+
+
+# --- images -> planes ---------------------------------------------------------------------------
+
+
+def _plane(name: str, array: xr.DataArray, nodata: float | None, scale: float | None) -> Plane:
+    own = array.rio.nodata if nodata is None else nodata
+    if own is not None and np.issubdtype(array.dtype, np.integer):
+        limits = np.iinfo(array.dtype)
+        own = own if limits.min <= own <= limits.max and float(own).is_integer() else None
+    gain, offset = _numbers(array) if scale is None else (float(scale), 0.0)
+    return Plane(name, array, list(range(array.sizes["band"])), own, gain, offset)
+
+
+def _numbers(array: xr.DataArray) -> tuple[float, float]:
+    """Factor and offset that make counts of what a file says of its numbers."""
+    told = {**array.encoding, **array.attrs}
+    scale = float(np.ravel(told.get("scales", told.get("scale_factor", 1.0)))[0])
+    offset = float(max(np.ravel(told.get("offsets", told.get("add_offset", 0.0))), key=abs))
+    if scale in (0.0, 1.0):
+        return 1.0, offset
+    return scale * 10_000, offset * 10_000  # reflectance = number * scale + offset
+
+
+def _chosen_dates(
+    name: str,
+    planes: list[list[Plane]],
+    images: list[list[_Image]],
+    dates: Sequence[str | int],
+    frames: int,
+    wanted: Sequence[str],
+) -> list[list[Plane]]:
+    """The dates that are asked for, as many as the model takes."""
+    if dates:
+        planes = [planes[_date(name, images, one)] for one in dates]
+    if len(planes) == frames:
+        return planes
+    only = planes[0]
+    channels = sum(len(plane.bands) for plane in only)
+    if len(planes) == 1 and frames > 1 and len(only) == 1 and channels % frames == 0:
+        return _split_dates(only[0], frames)  # one file: all bands of the first date, then ...
+    has = f"{len(planes)} date{'s' * (len(planes) != 1)}"
+    step = "choose with dates=[...] (--dates 0)" if len(planes) > frames else "give as many dates"
+    raise RequestError(f"'{name}' has {has}, the model takes {frames}: {step}.")
+
+
+def _split_dates(plane: Plane, frames: int) -> list[list[Plane]]:
+    each = len(plane.bands) // frames
+    split = []
+    for number in range(frames):
+        part = plane.array.isel(band=slice(number * each, (number + 1) * each))
+        part.encoding = plane.array.encoding
+        whole = (plane.name, part, list(range(each)), plane.nodata, plane.gain, plane.offset)
+        split.append([Plane(*whole)])
+    return split
+
+
+def _date(name: str, images: list[list[_Image]], asked: str | int) -> int:
+    text = str(asked)
+    if text.lstrip("-").isdigit() and len(text) < 5:
+        if not -len(images) <= int(text) < len(images):
+            raise RequestError(f"'{name}' has {len(images)} dates: there is no date {text}.")
+        return int(text)
+    times = [str(date[0][1].coords["time"].values)[: len(text)] for date in images
+             if "time" in date[0][1].coords]  # fmt: skip
+    if text not in times:
+        known = ", ".join(dict.fromkeys(times)) or "none; choose by number from 0"
+        raise RequestError(f"'{name}' has no date {text}. It has: {known}.")
+    return times.index(text)
+
+
+def _chosen_bands(
+    name: str, date: list[Plane], wanted: Sequence[str], bands: Sequence[str | int]
+) -> list[Plane]:
+    """The model's bands of one date, in its order."""
+    names = [label for plane in date for label in _labels(plane.array)]
+    places = [(plane, number) for plane in date for number in plane.bands]
+    if bands:
+        picked = [_band(name, names, one) for one in bands]
+    elif set(wanted) <= set(names) and wanted:
+        picked = [names.index(one) for one in wanted]
+    else:
+        picked = list(range(len(names)))
+    if wanted and len(picked) != len(wanted):
+        known = [label for label in names if label]
+        told = f" ({', '.join(known)})" if known else " without names"
+        step = f"bands=[...] (--bands) names or numbers the {len(wanted)} in that order"
+        if len(names) < len(wanted):
+            step = "it lacks some"
+        raise RequestError(
+            f"'{name}' has {len(names)} bands{told}, {len(picked)} of them chosen; the model takes "
+            f"{len(wanted)}, {', '.join(wanted)}: {step}."
+        )
+    _check_order(name, [names[i] for i in picked], wanted if not bands else ())
+    chosen: list[Plane] = []
+    for index in picked:
+        plane, number = places[index]
+        if chosen and chosen[-1].array is plane.array:
+            chosen[-1].bands.append(number)
+        else:
+            own = (plane.name, plane.array, [number], plane.nodata, plane.gain, plane.offset)
+            chosen.append(Plane(*own))
+    return chosen
+
+
+def _labels(array: xr.DataArray) -> list[str]:
+    """What the bands of an array are called, in the words of HLS where they can be told."""
+    count = array.sizes["band"]
+    told = array.attrs.get("long_name", ())
+    told = [told] if isinstance(told, str) else list(told)
+    if len(told) != count:
+        coords = array.coords["band"].values if "band" in array.coords else [""] * count
+        told = ["" if np.issubdtype(type(one), np.number) else str(one) for one in coords]
+    return _in_words([str(text or "").strip() for text in told])
+
+
+def _in_words(told: list[str]) -> list[str]:
+    """Names for the codes of the sensor all of whose six codes are there; B05 is not one thing."""
+    from geowb.bands import HLS6, SENSOR_BANDS
+
+    upper = [text.upper() for text in told]
+    for sensor in ("S2", "HLSS30", "HLSL30"):  # the last one's codes are among the others'
+        codes = dict(zip(SENSOR_BANDS[sensor], HLS6, strict=True))
+        if set(codes) <= set(upper):
+            return [codes.get(code, text) for code, text in zip(upper, told, strict=True)]
+    return [code if code in HLS6 else text for code, text in zip(upper, told, strict=True)]
+
+
+def _band(name: str, names: list[str], asked: str | int) -> int:
+    text = str(asked).strip()
+    if text.isdigit():
+        if not 1 <= int(text) <= len(names):
+            raise RequestError(f"'{name}' has {len(names)} bands: there is no band {text}.")
+        return int(text) - 1
+    if text not in names:
+        known = ", ".join(filter(None, names)) or "no names; give numbers from 1"
+        raise RequestError(f"'{name}' has no band '{text}'. It has: {known}.")
+    return names.index(text)
+
+
+def _check_order(name: str, found: list[str], wanted: Sequence[str]) -> None:
+    """Refuse names that say another order than the model's."""
+    for number, (own, model) in enumerate(zip(found, wanted, strict=False), start=1):
+        if own in wanted and own != model:
+            raise RequestError(
+                f"Band {number} of '{name}' is called {own}, where the model takes {model}: its "
+                f"other bands have other names ({', '.join(found)}). Say which is which: bands=[...] "
+                "(--bands)."
+            )
+
+
+def _crs(name: str, array: xr.DataArray, given: str | None, declared: str | None) -> Any:
+    """CRS of a scene; None where it is said that there is none."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    own = array.rio.crs
+    if given in (None, "none") and (own or "none" in (given, declared)):
+        return own
+    if given is None:
+        raise DataError(
+            f"'{name}' has no CRS, so that its map would lie nowhere: say which with "
+            "crs='EPSG:32722' (--crs), or crs='none' for a map without one."
+        )
+    try:
+        meant = CRS.from_user_input(given)
+    except CRSError as error:
+        raise RequestError(f"'{given}' is no CRS: {error}") from error
+    if own and own != meant:
+        raise RequestError(f"'{name}' says CRS {own.to_string()}, but {given} is given.")
+    return meant
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
+    """Refuse numbers that are in another unit than the model's, and say the factor.
+
+    >>> check_numbers(scene, model.card)  # doctest: +SKIP
+
+    The middle of what windows all over the scene hold is compared with the means that the model
+    was given. What is sampled is returned, ``(C, T, n)``.
+
+    Raises
+    ------
+    DataError
+        With the factor that would bring them to the model's.
+    """
+    sample = scene.sample()
+    expected = float(np.median(np.abs(card.get("mean") or [np.nan])))
+    finite = np.abs(sample[np.isfinite(sample)])
+    found = float(np.median(finite)) if finite.size else 0.0
+    if not (np.isfinite(expected) and expected > 0 and found > 0):
+        return sample
+    top = float(np.percentile(finite, 99))
+    decades = np.log10(expected / found)
+    if expected > 100 and top <= 2:
+        factor = 10_000.0
+    elif abs(decades) > _FAR:
+        factor = 10.0 ** round(decades)
+    else:
+        return sample
+    raise DataError(
+        f"The numbers of '{scene.name}' are not what the model was trained on: half of them are "
+        f"below {found:.3g}, where it expects about {expected:.4g}. If they are reflectance in "
+        f"another unit, scale={factor:g} (--scale {factor:g}) brings them there; scale=1 takes "
+        "them as they are."
+    )

@@ -1,0 +1,214 @@
+"""Read any raster in windows: which bands and dates, what is no data, what cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from geowb.errors import DataError
+from geowb.predict.grid import reflected
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Damage", "Scene", "Window", "bounded_cache"]
+
+#: GDAL's block cache, bytes: enough for the blocks of one unit, instead of 5 % of the memory.
+_CACHE = 64 * 2**20
+
+
+class Damage(NamedTuple):
+    """Pixels that could not be read: rows and columns, half open, and what was said."""
+
+    file: str
+    top: int
+    bottom: int
+    left: int
+    right: int
+    error: str
+
+    def __str__(self) -> str:
+        rows, columns = f"{self.top}-{self.bottom - 1}", f"{self.left}-{self.right - 1}"
+        return f"{self.file}, rows {rows}, columns {columns}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pixels of a part of the scene, mirrored beyond its edges."""
+
+    values: np.ndarray  # (C, T, y, x) float32, NaN where there is no data
+    seen: np.ndarray  # (y, x) bool: not no data
+
+
+@dataclass
+class Plane:
+    """One image of the scene: an array ``(band, y, x)`` and what its numbers mean."""
+
+    name: str
+    array: xr.DataArray
+    bands: list[int]  # which of its bands, from 0, in the order of the model
+    nodata: float | None = None
+    gain: float = 1.0
+    offset: float = 0.0
+
+    def read(self, rows: slice, cols: slice) -> np.ndarray:
+        """Read a part: float32, NaN where there is no data."""
+        raw = self.array.isel(band=self.bands, y=rows, x=cols).to_numpy()
+        values = raw.astype(np.float32)
+        if self.nodata is not None and np.isfinite(self.nodata):
+            values[raw == raw.dtype.type(self.nodata)] = np.nan
+        if (self.gain, self.offset) != (1.0, 0.0):
+            values = values * np.float32(self.gain) + np.float32(self.offset)
+        return values
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Rows and columns that are stored together."""
+        chunks = self.array.encoding.get("preferred_chunks", {})
+        return int(chunks.get("y", 512)), int(chunks.get("x", 512))
+
+
+@dataclass
+class Scene:
+    """A scene that is read in windows, its dates one plane or several planes each.
+
+    >>> from geowb.predict.opening import open_scene
+    >>> scene = open_scene("scene.tif", bands=HLS6)  # doctest: +SKIP
+    >>> scene.window(-8, 56, 0, 64).values.shape  # doctest: +SKIP
+    (6, 1, 64, 64)
+    """
+
+    name: str
+    dates: list[list[Plane]]
+    shape: tuple[int, int]
+    crs: Any
+    transform: Any
+    tolerant: bool = False  # of what cannot be read: no data then
+    missing: str = "all"
+    damages: list[Damage] = field(default_factory=list)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Numbers of bands and of dates."""
+        return sum(len(plane.bands) for plane in self.dates[0]), len(self.dates)
+
+    def window(self, top: int, bottom: int, left: int, right: int) -> Window:
+        """Read a window that may reach beyond the scene, where it is mirrored."""
+        rows = reflected(top, bottom, self.shape[0])
+        cols = reflected(left, right, self.shape[1])
+        y, x = slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1)
+        with bounded_cache():
+            values = np.stack(
+                [
+                    np.concatenate([self._read(plane, y, x) for plane in date])
+                    for date in self.dates
+                ],
+                axis=1,
+            )
+        if len(rows) != y.stop - y.start or rows[0] != y.start:
+            values = values[:, :, rows - y.start]
+        if len(cols) != x.stop - x.start or cols[0] != x.start:
+            values = values[..., cols - x.start]
+        return Window(values, self._seen(values))
+
+    def _seen(self, values: np.ndarray) -> np.ndarray:
+        given = np.isfinite(values)
+        return given.any(axis=(0, 1)) if self.missing == "all" else given.all(axis=(0, 1))
+
+    def _read(self, plane: Plane, rows: slice, cols: slice) -> np.ndarray:
+        """Read a part of a plane; block by block where it cannot be read at once."""
+        try:
+            return plane.read(rows, cols)
+        except _UNREADABLE as error:
+            if not self.tolerant:
+                raise DataError(
+                    f"{plane.name} cannot be read in rows {rows.start}-{rows.stop - 1}, columns "
+                    f"{cols.start}-{cols.stop - 1}: {_reason(error)} Get the file again, or have "
+                    "such blocks written as no data (unreadable='nodata', --unreadable nodata)."
+                ) from error
+        values = np.full((len(plane.bands), rows.stop - rows.start, cols.stop - cols.start), np.nan)
+        for y, x in _blocks(rows, cols, plane.blocks):
+            try:
+                part = plane.read(y, x)
+            except _UNREADABLE as error:
+                self._note(plane, y, x, error)
+                continue
+            at = (y.start - rows.start, x.start - cols.start)
+            values[:, at[0] : at[0] + part.shape[1], at[1] : at[1] + part.shape[2]] = part
+        return values.astype(np.float32)
+
+    def _note(self, plane: Plane, rows: slice, cols: slice, error: Exception) -> None:
+        (high, wide), (height, width) = plane.blocks, self.shape
+        top, left = rows.start // high * high, cols.start // wide * wide
+        bottom, right = min(top + high, height), min(left + wide, width)
+        found = Damage(plane.name, top, bottom, left, right, _reason(error))
+        with _NOTING:
+            if found[:5] not in [damage[:5] for damage in self.damages]:
+                self.damages.append(found)
+
+    def digest(self) -> str:
+        """Digest of windows all over the scene: another scene is not taken for this one."""
+        return hashlib.sha256(np.ascontiguousarray(self.sample())).hexdigest()
+
+    def sample(self, size: int = 64, across: int = 4) -> np.ndarray:
+        """Pixels ``(C, T, n)`` of windows spread over the scene, to look at the numbers."""
+        height, width = self.shape
+        found = []
+        for i in range(across):
+            for j in range(across):
+                top = (height - size) * i // max(1, across - 1) if height > size else 0
+                left = (width - size) * j // max(1, across - 1) if width > size else 0
+                rows = slice(top, min(top + size, height))
+                cols = slice(left, min(left + size, width))
+                with bounded_cache():
+                    part = [[plane.read(rows, cols) for plane in date] for date in self.dates]
+                values = np.stack([np.concatenate(date) for date in part], axis=1)
+                found.append(values.reshape(*values.shape[:2], -1))
+                if height <= size and width <= size:
+                    return found[0]
+        return np.concatenate(found, axis=-1)
+
+
+_NOTING = threading.Lock()
+
+
+#: rasterio's errors are OSError; zarr's codecs raise the others for what they cannot decode.
+_UNREADABLE: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError)
+
+
+def _reason(error: Exception) -> str:
+    told = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return told if told.endswith(".") else f"{told}."
+
+
+def _blocks(rows: slice, cols: slice, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Parts of a window that do not cross the borders of blocks."""
+    for y in _parts(rows, size[0]):
+        for x in _parts(cols, size[1]):
+            yield y, x
+
+
+def _parts(part: slice, size: int) -> Iterator[slice]:
+    edges = [part.start, *range(part.start - part.start % size + size, part.stop, size), part.stop]
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        yield slice(low, high)
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Have GDAL keep few blocks, and try again where a server fails, while the block runs."""
+    import rasterio
+
+    with rasterio.Env(
+        GDAL_CACHEMAX=_CACHE,
+        GDAL_HTTP_MAX_RETRY=3,
+        GDAL_HTTP_RETRY_DELAY=1,
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+    ):
+        yield

@@ -1,0 +1,209 @@
+"""Run a model over units of a scene: read ahead, run full batches, blend, write."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from geowb.models.wrapper import placed
+from geowb.predict.grid import Grid, Group
+from geowb.predict.job import Job, Writer, full_disk
+from geowb.predict.outputs import Outputs
+from geowb.predict.source import Scene
+
+__all__ = ["Task", "run_units"]
+
+#: Batches that are read before they are needed, and outputs that may wait to be written.
+_AHEAD = 2
+
+
+@dataclass
+class Task:
+    """All that is needed to make units of a map, here or on another machine."""
+
+    model: torch.nn.Module
+    scene: Scene
+    grid: Grid
+    outputs: Outputs
+    bf16: bool = False
+    channels_last: bool = True
+    compiled: bool = False
+    accelerator: str = "auto"
+
+
+def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], None]) -> None:
+    """Make units of a map.
+
+    >>> run_units(task, range(job.grid.units), job, tick=print)  # doctest: +SKIP
+
+    One thread or several read ahead, this one runs the model, one blends and writes: the processor
+    that runs the model waits for neither. `tick` is told of pixels that are done.
+    """
+    wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
+    with ready(task) as (run, device), ExitStack() as stack:
+        pinned = str(device).startswith("cuda")
+        reading = stack.enter_context(_pool(4 if pinned else 1))
+        writing = stack.enter_context(_pool(1))
+        blender = _Blender(task, job, tick)
+        stack.callback(blender.close)
+        batches: deque[tuple[int, Group, Future]] = deque()
+        written: deque[Future] = deque()
+
+        def read_on() -> None:
+            for unit, group in wanted:
+                batches.append((unit, group, reading.submit(read, task, group, pinned)))
+                if len(batches) >= (_AHEAD + 4 if pinned else _AHEAD):
+                    return
+
+        read_on()
+        while batches:
+            unit, group, batch = batches.popleft()
+            x, seen = batch.result()
+            read_on()
+            given = run(x.to(device, non_blocking=pinned))
+            written.append(writing.submit(blender.add, unit, group, given, seen))
+            while len(written) > _AHEAD:
+                written.popleft().result()
+        for one in written:
+            one.result()
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that take up nothing more when the block ends, for whatever reason."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="geowb-predict")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def ready(task: Task) -> Iterator[tuple[Callable[[torch.Tensor], torch.Tensor], Any]]:
+    """Give what runs a batch, with the model on its device in the chosen precision and layout."""
+    with placed(task.model, task.accelerator) as device:
+        kind = torch.device(device).type
+        run = torch.compile(task.model) if task.compiled else task.model
+        if task.channels_last:  # not in inference mode: these tensors could not be trained after it
+            _lay_out(task.model, torch.channels_last)
+        try:
+            autocast = torch.autocast(kind, torch.bfloat16, enabled=task.bf16)
+            with torch.inference_mode(), autocast:
+                yield lambda x: task.outputs.run(run, x), device
+        finally:
+            if task.channels_last:
+                _lay_out(task.model, torch.contiguous_format)
+
+
+def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
+    """Change the order in memory of the weights of two-dimensional convolutions, not the values."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def read(task: Task, group: Group, pinned: bool = False) -> tuple[torch.Tensor, np.ndarray]:
+    """Read the tiles of a group, column by column, and which of their pixels have data."""
+    y, x, scale = task.grid.y, task.grid.x, task.outputs.scale
+    top, left = y.start(group.rows.start) * scale, x.start(group.cols.start) * scale
+    window = task.scene.window(
+        top,
+        (y.start(group.rows.stop - 1) + y.tile) * scale,
+        left,
+        (x.start(group.cols.stop - 1) + x.tile) * scale,
+    )
+    high, wide = y.tile * scale, x.tile * scale
+    shape = (len(group.cols) * len(group.rows), *window.values.shape[:2], high, wide)
+    tiles = torch.empty(shape, pin_memory=pinned)
+    into, number = tiles.numpy(), 0
+    for j in group.cols:
+        for i in group.rows:
+            row, col = y.start(i) * scale - top, x.start(j) * scale - left
+            into[number] = window.values[:, :, row : row + high, col : col + wide]
+            number += 1
+    seen = window.seen
+    if scale > 1:
+        height, width = (size // scale for size in seen.shape)
+        seen = seen.reshape(height, scale, width, scale).any(axis=(1, 3))
+    return tiles, seen
+
+
+class _Blender:
+    """Puts the tiles of units together as they come, from the left, and writes them."""
+
+    def __init__(self, task: Task, job: Job, tick: Callable[[int], None]) -> None:
+        self.task = task
+        self.job = job
+        self.tick = tick
+        self._writer: Writer | None = None
+        self._carry: np.ndarray | None = None
+        self._not_finite = 0
+        self._weights: dict[tuple, np.ndarray] = {}
+
+    def close(self) -> None:
+        """Close the files of a unit that is not finished."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, unit: int, group: Group, given: torch.Tensor, seen: np.ndarray) -> None:
+        """Blend and write the tiles of a group ``(n, K, y, x)``."""
+        y, x = self.task.grid.y, self.task.grid.x
+        tiles = given.cpu().numpy()
+        with full_disk(self.job.folder):
+            if self._writer is None:
+                self._writer = Writer(self.job, unit)
+            sums, wrong = self._blended(group, tiles, seen)
+            done = sums.shape[2] - (0 if group.last else x.blend)
+            above = y.blend if group.rows.start else 0  # counted by the unit above
+            self._not_finite += int(wrong[above:, :done].sum())
+            self._writer.put(x.cut(group.cols.start), sums[..., :done])
+            self._carry = None if group.last else sums[..., done:].copy()
+            if group.last:
+                damages = [list(one) for one in self.task.scene.damages]
+                self._writer.finish({"not_finite": self._not_finite, "damages": damages})
+                self._writer, self._not_finite = None, 0
+        self.tick(done * (y.cut(group.rows.stop) - y.cut(group.rows.start)))
+
+    def _blended(
+        self, group: Group, tiles: np.ndarray, seen: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted sums ``(K, y, x)`` of all tiles up to here, and where the model gave no number.
+
+        NaN where there is no data, and where the model gave none.
+        """
+        y, x = self.task.grid.y, self.task.grid.x
+        top, left = y.cut(group.rows.start), x.cut(group.cols.start)
+        bottom, right = y.end(group.rows.stop - 1), x.end(group.cols.stop - 1)
+        sums = np.zeros((tiles.shape[1], bottom - top, right - left))
+        if self._carry is not None:
+            sums[..., : self._carry.shape[2]] = self._carry
+        places = ((i, j) for j in group.cols for i in group.rows)
+        for tile, (i, j) in zip(tiles, places, strict=True):
+            rows, cols = slice(y.cut(i), y.end(i)), slice(x.cut(j), x.end(j))
+            part = tile[:, _from(rows, y.start(i)), _from(cols, x.start(j))]
+            sums[:, _from(rows, top), _from(cols, left)] += part * self._weight(i, j)
+        data = seen[_from(slice(top, bottom), y.start(group.rows.start))]
+        data = data[:, _from(slice(left, right), x.start(group.cols.start))]
+        finite = np.isfinite(sums).all(axis=0)
+        if not (finite & data).all():
+            sums[:, ~(finite & data)] = np.nan
+        return sums, data & ~finite
+
+    def _weight(self, i: int, j: int) -> np.ndarray:
+        """Weights of a tile; most tiles share them."""
+        y, x = self.task.grid.y, self.task.grid.x
+        key = (i == 0, i + 1 == y.count, j == 0, j + 1 == x.count)
+        if key not in self._weights:
+            self._weights[key] = y.weights(i)[:, None] * x.weights(j)
+        return self._weights[key]
+
+
+def _from(part: slice, start: int) -> slice:
+    return slice(part.start - start, part.stop - start)
