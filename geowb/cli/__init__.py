@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import geowb
-from geowb.cli import catalog, models, runs, tools
+from geowb.cli import catalog, maps, models, runs, tools
 from geowb.errors import GeowbError
 
 __all__ = ["app", "main"]
@@ -45,7 +45,12 @@ _CATALOG = {
     "check": catalog.check,
     "get": catalog.get,
 }
-_MODELS = {"pretrain": models.pretrain, "probe": models.probe, "publish": models.publish}
+_MODELS = {
+    "pretrain": models.pretrain,
+    "probe": models.probe,
+    "predict": maps.predict,
+    "publish": models.publish,
+}
 
 
 class _InOrder(typer.core.TyperGroup):

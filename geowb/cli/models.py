@@ -13,7 +13,7 @@ from geowb.cli.catalog import CatalogFile
 from geowb.cli.printing import table as show
 from geowb.errors import RequestError, did_you_mean
 
-__all__ = ["pretrain", "probe", "publish"]
+__all__ = ["pretrain", "probe", "publish", "selections"]
 
 
 def pretrain(
@@ -121,11 +121,11 @@ def pretrain(
     chosen = recipe(model).changed(
         steps=steps,
         worlds=_seeds(worlds),
-        held_out=_selections(held_out),
+        held_out=selections(held_out),
         sampling={
             "data": data,
             "catalog": catalog or None,
-            "selections": _selections(select),
+            "selections": selections(select),
             "count": chips,
             "size": size,
             "frames": frames,
@@ -240,7 +240,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _selections(words: list[str] | None) -> dict[str, list[str]] | None:
+def selections(words: list[str] | None) -> dict[str, list[str]] | None:
     """Values by placeholder, from KEY=VALUE."""
     if not words:
         return None

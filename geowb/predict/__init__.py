@@ -8,9 +8,20 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["grid", "job", "opening", "outputs", "scene", "source", "units", "writing"],
+    submodules=[
+        "grid",
+        "job",
+        "making",
+        "opening",
+        "outputs",
+        "planning",
+        "scene",
+        "source",
+        "units",
+        "writing",
+    ],
     submod_attrs={
         "opening": ["open_scene"],
-        "scene": ["Prediction", "map_scenes", "predict_scene"],
+        "scene": ["Prediction", "map_scenes", "predict_scene", "predict_scenes"],
     },
 )

@@ -17,7 +17,7 @@ __all__ = ["Axis", "Grid", "Group", "reflected"]
 
 #: Weights are multiples of 2**-10: their products and sums are exact in float64.
 _PARTS = 2**10
-#: A unit of work is about as high as this where a batch is large enough for it.
+#: A unit of work is at most about as high as this: what is read twice is a small part of it.
 _UNIT_ROWS = 768
 
 
@@ -103,7 +103,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Group:
-    """Tiles that are read, run and blended together: a block of a unit's tiles, at most a batch."""
+    """Tiles that are read and blended together: a block of a unit's tiles, a batch or several."""
 
     rows: range
     cols: range
@@ -130,10 +130,11 @@ class Grid:
 
     @cached_property
     def rows(self) -> int:
-        """Rows of tiles in a unit: a divisor of the batch, so that batches are full."""
+        """Rows of tiles in a unit: a divisor or multiple of the batch, so that batches are full."""
         most = max(1, _UNIT_ROWS // self.y.stride)
-        fitting = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
-        return max(n for n in fitting if n <= most)
+        return max(
+            n for n in range(1, most + 1) if self.batch_size % n == 0 or n % self.batch_size == 0
+        )
 
     @property
     def units(self) -> int:
@@ -150,9 +151,9 @@ class Grid:
         return (self.y.cut(rows.stop) - self.y.cut(rows.start)) * self.x.length
 
     def groups(self, number: int) -> Iterator[Group]:
-        """Groups of a unit from left to right; no batch holds tiles of two units."""
+        """Give the groups of a unit from left to right; no batch holds tiles of two units."""
         rows = self.unit(number)
-        width = self.batch_size // len(rows)
+        width = max(1, self.batch_size // len(rows))
         for first in range(0, self.x.count, width):
             stop = min(first + width, self.x.count)
             yield Group(rows, range(first, stop), stop == self.x.count)

@@ -22,6 +22,8 @@ __all__ = ["Job", "Raw", "full_disk"]
 
 #: Columns that are merged at once between two units.
 _COLUMNS = 2048
+#: Bytes of a unit that wait until they are written: rows that are longer are fewer writes.
+_WAITING = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ class Job:
         free = shutil.disk_usage(self.folder.parent).free
         if self.nbytes > free:
             raise RequestError(
-                f"The map needs up to {self.nbytes / 1e9:.3g} GB in {self.folder.parent.absolute()}, "
-                f"where {free / 1e9:.3g} GB are free: choose another place, or fewer outputs."
+                f"The map needs up to {self.nbytes / 1e9:.3g} GB beside its target, and on that "
+                f"disk ({self.folder.parent.absolute()}) {free / 1e9:.3g} GB are free: choose "
+                "another place, or fewer outputs."
             )
         with full_disk(self.folder):
             self.folder.mkdir(parents=True)
@@ -178,6 +181,8 @@ class Writer:
         self._top = y.cut(rows.start)
         self._above = y.blend if rows.start > 0 else 0
         self._below = y.blend if rows.stop < y.count else 0
+        self._waiting: list[list[np.ndarray]] = []  # by columns, then by output
+        self._first = 0
         self._files: dict[str, BinaryIO] = {}
         for name, raw in job.raws.items():
             self._files[name] = raw.path.open("r+b", buffering=0)
@@ -188,19 +193,32 @@ class Writer:
         }
 
     def put(self, x: int, sums: np.ndarray) -> None:
-        """Write columns ``(K, y, columns)`` of blended values, those of the seams included."""
+        """Take columns ``(K, y, columns)`` of blended values, those of the seams included."""
         stop = sums.shape[1] - self._below
-        self.job.put(self._files, self._top + self._above, x, sums[:, self._above : stop])
+        if not self._waiting:
+            self._first = x
+        middle = sums[:, self._above : stop]
+        self._waiting.append([output.of(middle) for output in self.job.outputs])
         if self._above:
             self._append("top", sums[:, : self._above])
         if self._below:
             self._append("bottom", sums[:, stop:])
+        if sum(part.nbytes for parts in self._waiting for part in parts) > _WAITING:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        columns = zip(*self._waiting, strict=True)
+        for (name, file), parts in zip(self._files.items(), columns, strict=False):
+            block = np.concatenate(parts, axis=1)
+            self.job.raws[name].write(file, self._top + self._above, self._first, block)
+        self._waiting.clear()
 
     def _append(self, side: str, sums: np.ndarray) -> None:
         _write(self._seams[side], np.ascontiguousarray(np.moveaxis(sums, -1, 0)))
 
     def finish(self, told: dict[str, Any]) -> None:
-        """Have the system put everything on the disk (a full one says so now), and mark the unit."""
+        """Put everything on the disk (a full one says so now), and mark the unit as done."""
+        self._write_waiting()
         for file in (*self._files.values(), *self._seams.values()):
             file.flush()
             os.fsync(file.fileno())

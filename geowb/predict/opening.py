@@ -14,10 +14,7 @@ from geowb.predict.source import Plane, Scene
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["check_numbers", "open_scene"]
-
-#: Values are compared with the model's mean in decades: a scene 30 times off is in another unit.
-_FAR = 1.5
+__all__ = ["open_scene"]
 
 
 def open_scene(
@@ -259,7 +256,7 @@ def _chosen_dates(
     frames: int,
     wanted: Sequence[str],
 ) -> list[list[Plane]]:
-    """The dates that are asked for, as many as the model takes."""
+    """Choose the dates that are asked for, as many as the model takes."""
     if dates:
         planes = [planes[_date(name, images, one)] for one in dates]
     if len(planes) == frames:
@@ -301,7 +298,7 @@ def _date(name: str, images: list[list[_Image]], asked: str | int) -> int:
 def _chosen_bands(
     name: str, date: list[Plane], wanted: Sequence[str], bands: Sequence[str | int]
 ) -> list[Plane]:
-    """The model's bands of one date, in its order."""
+    """Choose the model's bands of one date, in its order."""
     names = [label for plane in date for label in _labels(plane.array)]
     places = [(plane, number) for plane in date for number in plane.bands]
     if bands:
@@ -333,7 +330,7 @@ def _chosen_bands(
 
 
 def _labels(array: xr.DataArray) -> list[str]:
-    """What the bands of an array are called, in the words of HLS where they can be told."""
+    """Say what the bands of an array are called, in the words of HLS where they can be told."""
     count = array.sizes["band"]
     told = array.attrs.get("long_name", ())
     told = [told] if isinstance(told, str) else list(told)
@@ -372,9 +369,9 @@ def _check_order(name: str, found: list[str], wanted: Sequence[str]) -> None:
     for number, (own, model) in enumerate(zip(found, wanted, strict=False), start=1):
         if own in wanted and own != model:
             raise RequestError(
-                f"Band {number} of '{name}' is called {own}, where the model takes {model}: its "
-                f"other bands have other names ({', '.join(found)}). Say which is which: bands=[...] "
-                "(--bands)."
+                f"Band {number} of '{name}' is called {own}, where the model takes {model}; not "
+                f"all names are the model's ({', '.join(found)}): say which is which with "
+                "bands=[...] (--bands)."
             )
 
 
@@ -398,41 +395,3 @@ def _crs(name: str, array: xr.DataArray, given: str | None, declared: str | None
     if own and own != meant:
         raise RequestError(f"'{name}' says CRS {own.to_string()}, but {given} is given.")
     return meant
-
-
-# --- numbers ------------------------------------------------------------------------------------
-
-
-def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
-    """Refuse numbers that are in another unit than the model's, and say the factor.
-
-    >>> check_numbers(scene, model.card)  # doctest: +SKIP
-
-    The middle of what windows all over the scene hold is compared with the means that the model
-    was given. What is sampled is returned, ``(C, T, n)``.
-
-    Raises
-    ------
-    DataError
-        With the factor that would bring them to the model's.
-    """
-    sample = scene.sample()
-    expected = float(np.median(np.abs(card.get("mean") or [np.nan])))
-    finite = np.abs(sample[np.isfinite(sample)])
-    found = float(np.median(finite)) if finite.size else 0.0
-    if not (np.isfinite(expected) and expected > 0 and found > 0):
-        return sample
-    top = float(np.percentile(finite, 99))
-    decades = np.log10(expected / found)
-    if expected > 100 and top <= 2:
-        factor = 10_000.0
-    elif abs(decades) > _FAR:
-        factor = 10.0 ** round(decades)
-    else:
-        return sample
-    raise DataError(
-        f"The numbers of '{scene.name}' are not what the model was trained on: half of them are "
-        f"below {found:.3g}, where it expects about {expected:.4g}. If they are reflectance in "
-        f"another unit, scale={factor:g} (--scale {factor:g}) brings them there; scale=1 takes "
-        "them as they are."
-    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Damage", "Scene", "Window", "bounded_cache"]
 
 #: GDAL's block cache, bytes: enough for the blocks of one unit, instead of 5 % of the memory.
-_CACHE = 64 * 2**20
+_CACHE = 48 * 2**20
 
 
 class Damage(NamedTuple):
@@ -57,15 +58,27 @@ class Plane:
     gain: float = 1.0
     offset: float = 0.0
 
-    def read(self, rows: slice, cols: slice) -> np.ndarray:
-        """Read a part: float32, NaN where there is no data."""
-        raw = self.array.isel(band=self.bands, y=rows, x=cols).to_numpy()
-        values = raw.astype(np.float32)
+    def read_into(self, out: np.ndarray, rows: slice, cols: slice) -> bool:
+        """Read a part, ``(band, y, x)`` float32 with NaN; tell whether any may be missing."""
+        raw = self.array.isel(band=self._picked, y=rows, x=cols).to_numpy()
+        out[...] = raw
+        gaps = raw.dtype.kind == "f"
         if self.nodata is not None and np.isfinite(self.nodata):
-            values[raw == raw.dtype.type(self.nodata)] = np.nan
+            absent = raw == raw.dtype.type(self.nodata)
+            if absent.any():
+                gaps = True
+                out[absent] = np.nan
         if (self.gain, self.offset) != (1.0, 0.0):
-            values = values * np.float32(self.gain) + np.float32(self.offset)
-        return values
+            out *= np.float32(self.gain)
+            out += np.float32(self.offset)
+        return gaps
+
+    @property
+    def _picked(self) -> slice | list[int]:
+        """The bands as a slice where they lie side by side: one read instead of one a band."""
+        first, last = self.bands[0], self.bands[-1]
+        whole = self.bands == list(range(first, last + 1))
+        return slice(first, last + 1) if whole else self.bands
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -92,6 +105,7 @@ class Scene:
     tolerant: bool = False  # of what cannot be read: no data then
     missing: str = "all"
     damages: list[Damage] = field(default_factory=list)
+    _sample: np.ndarray | None = None
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -103,28 +117,34 @@ class Scene:
         rows = reflected(top, bottom, self.shape[0])
         cols = reflected(left, right, self.shape[1])
         y, x = slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1)
-        with bounded_cache():
-            values = np.stack(
-                [
-                    np.concatenate([self._read(plane, y, x) for plane in date])
-                    for date in self.dates
-                ],
-                axis=1,
-            )
+        values, gaps = self._read(y, x, self._read_plane)
         if len(rows) != y.stop - y.start or rows[0] != y.start:
             values = values[:, :, rows - y.start]
         if len(cols) != x.stop - x.start or cols[0] != x.start:
             values = values[..., cols - x.start]
-        return Window(values, self._seen(values))
+        return Window(values, self._seen(values) if gaps else np.ones(values.shape[2:], bool))
+
+    def _read(self, rows: slice, cols: slice, how: Callable[..., bool]) -> tuple[np.ndarray, bool]:
+        """Read all bands and dates of a part; tell whether any may be missing."""
+        size = (rows.stop - rows.start, cols.stop - cols.start)
+        values, gaps = np.empty((*self.channels, *size), np.float32), False
+        with bounded_cache():
+            for number, date in enumerate(self.dates):
+                first = 0
+                for plane in date:
+                    out = values[first : first + len(plane.bands), number]
+                    gaps |= how(plane, out, rows, cols)
+                    first += len(plane.bands)
+        return values, gaps
 
     def _seen(self, values: np.ndarray) -> np.ndarray:
         given = np.isfinite(values)
         return given.any(axis=(0, 1)) if self.missing == "all" else given.all(axis=(0, 1))
 
-    def _read(self, plane: Plane, rows: slice, cols: slice) -> np.ndarray:
+    def _read_plane(self, plane: Plane, out: np.ndarray, rows: slice, cols: slice) -> bool:
         """Read a part of a plane; block by block where it cannot be read at once."""
         try:
-            return plane.read(rows, cols)
+            return plane.read_into(out, rows, cols)
         except _UNREADABLE as error:
             if not self.tolerant:
                 raise DataError(
@@ -132,16 +152,15 @@ class Scene:
                     f"{cols.start}-{cols.stop - 1}: {_reason(error)} Get the file again, or have "
                     "such blocks written as no data (unreadable='nodata', --unreadable nodata)."
                 ) from error
-        values = np.full((len(plane.bands), rows.stop - rows.start, cols.stop - cols.start), np.nan)
         for y, x in _blocks(rows, cols, plane.blocks):
+            part = out[:, y.start - rows.start : y.stop - rows.start]
+            part = part[..., x.start - cols.start : x.stop - cols.start]
             try:
-                part = plane.read(y, x)
+                plane.read_into(part, y, x)
             except _UNREADABLE as error:
+                part[...] = np.nan
                 self._note(plane, y, x, error)
-                continue
-            at = (y.start - rows.start, x.start - cols.start)
-            values[:, at[0] : at[0] + part.shape[1], at[1] : at[1] + part.shape[2]] = part
-        return values.astype(np.float32)
+        return True
 
     def _note(self, plane: Plane, rows: slice, cols: slice, error: Exception) -> None:
         (high, wide), (height, width) = plane.blocks, self.shape
@@ -158,21 +177,19 @@ class Scene:
 
     def sample(self, size: int = 64, across: int = 4) -> np.ndarray:
         """Pixels ``(C, T, n)`` of windows spread over the scene, to look at the numbers."""
-        height, width = self.shape
-        found = []
-        for i in range(across):
-            for j in range(across):
-                top = (height - size) * i // max(1, across - 1) if height > size else 0
-                left = (width - size) * j // max(1, across - 1) if width > size else 0
-                rows = slice(top, min(top + size, height))
-                cols = slice(left, min(left + size, width))
-                with bounded_cache():
-                    part = [[plane.read(rows, cols) for plane in date] for date in self.dates]
-                values = np.stack([np.concatenate(date) for date in part], axis=1)
-                found.append(values.reshape(*values.shape[:2], -1))
-                if height <= size and width <= size:
-                    return found[0]
-        return np.concatenate(found, axis=-1)
+        if self._sample is None:
+            parts = itertools.product(*(_spread(side, size, across) for side in self.shape))
+            found = [self._read(rows, cols, Plane.read_into)[0] for rows, cols in parts]
+            self._sample = np.concatenate([v.reshape(*v.shape[:2], -1) for v in found], axis=-1)
+        return self._sample
+
+
+def _spread(length: int, size: int, count: int) -> list[slice]:
+    """Equal parts of a side, from its one end to the other."""
+    if length <= size:
+        return [slice(0, length)]
+    starts = np.linspace(0, length - size, count).astype(int)
+    return [slice(start, start + size) for start in starts.tolist()]
 
 
 _NOTING = threading.Lock()
@@ -195,8 +212,8 @@ def _blocks(rows: slice, cols: slice, size: tuple[int, int]) -> Iterator[tuple[s
 
 
 def _parts(part: slice, size: int) -> Iterator[slice]:
-    edges = [part.start, *range(part.start - part.start % size + size, part.stop, size), part.stop]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    inner = range(part.start - part.start % size + size, part.stop, size)
+    for low, high in itertools.pairwise([part.start, *inner, part.stop]):
         yield slice(low, high)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +24,7 @@ from geowb.predict.source import Scene
 __all__ = ["Task", "run_units"]
 
 #: Batches that are read before they are needed, and outputs that may wait to be written.
-_AHEAD = 2
+_AHEAD = 3
 
 
 @dataclass
@@ -49,8 +52,8 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
     with ready(task) as (run, device), ExitStack() as stack:
         pinned = str(device).startswith("cuda")
-        reading = stack.enter_context(_pool(4 if pinned else 1))
-        writing = stack.enter_context(_pool(1))
+        reading = stack.enter_context(_pool(4 if pinned else 1, modest=not pinned))
+        writing = stack.enter_context(_pool(1, modest=not pinned))
         blender = _Blender(task, job, tick)
         stack.callback(blender.close)
         batches: deque[tuple[int, Group, Future]] = deque()
@@ -59,7 +62,7 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
         def read_on() -> None:
             for unit, group in wanted:
                 batches.append((unit, group, reading.submit(read, task, group, pinned)))
-                if len(batches) >= (_AHEAD + 4 if pinned else _AHEAD):
+                if len(batches) >= (2 * _AHEAD if pinned else _AHEAD):
                     return
 
         read_on()
@@ -67,7 +70,8 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
             unit, group, batch = batches.popleft()
             x, seen = batch.result()
             read_on()
-            given = run(x.to(device, non_blocking=pinned))
+            tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
+            given = [run(part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
             while len(written) > _AHEAD:
                 written.popleft().result()
@@ -76,13 +80,24 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int, *, modest: bool) -> Iterator[ThreadPoolExecutor]:
     """Threads that take up nothing more when the block ends, for whatever reason."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="geowb-predict")
+    pool = ThreadPoolExecutor(
+        threads, thread_name_prefix="geowb-predict", initializer=_be_modest if modest else None
+    )
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _be_modest() -> None:
+    """Have this thread take what the model's own threads leave of the processor.
+
+    A layer ends with its slowest thread: one that shares its core with a reader holds up all.
+    """
+    if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @contextmanager
@@ -152,10 +167,10 @@ class _Blender:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, unit: int, group: Group, given: torch.Tensor, seen: np.ndarray) -> None:
-        """Blend and write the tiles of a group ``(n, K, y, x)``."""
+    def add(self, unit: int, group: Group, given: list[torch.Tensor], seen: np.ndarray) -> None:
+        """Blend and write the tiles of a group, batches of ``(n, K, y, x)``."""
         y, x = self.task.grid.y, self.task.grid.x
-        tiles = given.cpu().numpy()
+        tiles = [tile for batch in given for tile in batch.cpu().numpy()]
         with full_disk(self.job.folder):
             if self._writer is None:
                 self._writer = Writer(self.job, unit)
@@ -172,7 +187,7 @@ class _Blender:
         self.tick(done * (y.cut(group.rows.stop) - y.cut(group.rows.start)))
 
     def _blended(
-        self, group: Group, tiles: np.ndarray, seen: np.ndarray
+        self, group: Group, tiles: list[np.ndarray], seen: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Weighted sums ``(K, y, x)`` of all tiles up to here, and where the model gave no number.
 
@@ -181,7 +196,7 @@ class _Blender:
         y, x = self.task.grid.y, self.task.grid.x
         top, left = y.cut(group.rows.start), x.cut(group.cols.start)
         bottom, right = y.end(group.rows.stop - 1), x.end(group.cols.stop - 1)
-        sums = np.zeros((tiles.shape[1], bottom - top, right - left))
+        sums = np.zeros((len(tiles[0]), bottom - top, right - left))
         if self._carry is not None:
             sums[..., : self._carry.shape[2]] = self._carry
         places = ((i, j) for j in group.cols for i in group.rows)

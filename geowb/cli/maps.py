@@ -1,0 +1,178 @@
+"""``geowb predict``: from a model and scenes to maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geowb.cli.catalog import CatalogFile
+from geowb.errors import RequestError
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Folder or file of a model, or a run directory with one model."
+        ),
+    ],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENE... OUT",
+            help="Rasters, addresses, Zarrs or catalog entries; last the map: .tif, .zarr, or for "
+            "several scenes a folder.",
+        ),
+    ],
+    tile: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Edge of a tile; that of training chips.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="What two tiles share; tile / 4.")
+    ] = None,
+    blend: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Over how many one fades into the other; overlap / 2."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Tiles in a batch.")] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="values, classes, probabilities, confidence or embedding; repeatable.",
+        ),
+    ] = None,
+    level: Annotated[
+        int, typer.Option(metavar="N", help="Which of the encoder's maps is the embedding.")
+    ] = -1,
+    together: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="WHAT",
+            help="What several files are: scenes, or the bands or dates of one scene.",
+        ),
+    ] = "scenes",
+    bands: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Which are the model's: names, or numbers from 1."),
+    ] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Which dates: 2023-06-21, or numbers from 0."),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(metavar="FACTOR", help="Makes counts (reflectance x 10,000) of the numbers."),
+    ] = None,
+    nodata: Annotated[
+        float | None, typer.Option(metavar="VALUE", help="What means no data, if not the file's.")
+    ] = None,
+    crs: Annotated[
+        str | None, typer.Option(metavar="CRS", help="Of a scene that has none: EPSG:32722, none.")
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--select", metavar="KEY=VALUE", help="Of a catalog entry; repeatable."),
+    ] = None,
+    catalog: CatalogFile = "",
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of a simulated world.")] = None,
+    missing: Annotated[
+        str,
+        typer.Option(metavar="WHICH", help="No data where all, or any, bands and dates are none."),
+    ] = "all",
+    unreadable: Annotated[
+        str, typer.Option(metavar="HOW", help="fail at a block that cannot be read, or nodata.")
+    ] = "fail",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="auto (bf16 on a GPU that has it), 32 or bf16.")
+    ] = "auto",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first (a minute).")
+    ] = False,
+    accelerator: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or gpu.")] = "auto",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that makes the units.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a map of another request.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line of progress.")] = False,
+) -> None:
+    """Run a model over scenes of any size and write georeferenced maps.
+
+    Memory is set by tile, batch and overlap, not by the scene. The same command goes on where a
+    killed one stopped. The last line printed for each scene is its map.
+
+    Example: geowb predict runs/NAME/models/unet scene.tif agb.tif
+    """
+    if len(scenes) < 2:
+        raise RequestError("Name a scene and where the map goes: geowb predict MODEL SCENE OUT.")
+    *sources, out = scenes
+    if together not in ("scenes", "bands", "dates"):
+        raise RequestError(f"--as is '{together}': it is scenes, bands or dates.")
+    from geowb.predict import predict_scene, predict_scenes
+
+    how: dict[str, Any] = {
+        "tile": tile,
+        "overlap": overlap,
+        "blend": blend,
+        "batch_size": batch_size,
+        "output": output or "auto",
+        "level": level,
+        "bands": _listed(bands),
+        "dates": _listed(dates),
+        "scale": scale,
+        "nodata": nodata,
+        "crs": crs,
+        "select": _pairs(select),
+        "catalog": catalog,
+        "seed": seed,
+        "missing": missing,
+        "unreadable": unreadable,
+        "precision": precision,
+        "compile": compile_,
+        "accelerator": accelerator,
+        "scheduler": scheduler,
+        "overwrite": overwrite,
+        "progress": not quiet,
+    }
+    try:
+        if together != "scenes":
+            made = [predict_scene(model, sources, out, stack=together, **how)]
+        elif len(sources) == 1 and Path(out).suffix and not Path(out).is_dir():
+            made = [predict_scene(model, sources[0], out, **how)]
+        elif Path(out).suffix and not Path(out).is_dir():
+            raise RequestError(
+                f"{len(sources)} scenes cannot go into one file, {out}: name a folder last, or say "
+                "--as bands or --as dates if they are one scene."
+            )
+        else:
+            made = predict_scenes(model, sources, out, **how)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. What is done is kept; the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    for one in made:
+        for line in one.told():
+            typer.echo(line, err=True)
+        if not one.seconds:
+            typer.echo("It was there already, made by the same request.", err=True)
+        for file in dict.fromkeys(reversed(one.files.values())):
+            typer.echo(file)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _pairs(words: list[str] | None) -> dict[str, str]:
+    from geowb.cli.models import selections
+
+    found = selections(words) or {}
+    if twice := next((key for key, values in found.items() if len(values) > 1), None):
+        raise RequestError(f"--select {twice} is given twice: one scene has one.")
+    return {key: values[0] for key, values in found.items()}
