@@ -1,4 +1,4 @@
-"""Predictions at labelled pixels, errors and how sure they are, maps on the scenes' own grids."""
+"""Predictions at labelled pixels, errors and how sure they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ __all__ = [
     "against_truth",
     "as_text",
     "at_labels",
-    "map_scenes",
     "paired",
     "residuals",
     "rmse",
@@ -340,62 +339,3 @@ def as_text(
         text[errors["pixels"] == 0] = "no pixels"
         text["pixels"] = errors["pixels"]
     return text.rename_axis(columns=title)
-
-
-def map_scenes(
-    model: torch.nn.Module,
-    scenes: Mapping[str, xr.Dataset],
-    *,
-    size: int = 64,
-    units: str = "",
-    batch_size: int = 16,
-    accelerator: str = "auto",
-) -> dict[str, xr.DataArray]:
-    """Predict whole scenes, labelled or not, each on its own grid.
-
-    >>> maps = map_scenes(model, scenes, units="Mg/ha")  # doctest: +SKIP
-    >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
-
-    The scene is read in windows of `size` pixels, the size of the training chips; an eighth of the
-    window on each inner side is thrown away, since a network knows least at a window's edge.
-
-    Returns
-    -------
-    dict of xarray.DataArray
-        ``(y, x)`` with the scene's coordinates and CRS; NaN where every band has no data.
-        For a set of samples, ``(sample, y, x)``.
-    """
-    return {
-        name: _map(model, scene, size, batch_size, accelerator).assign_attrs(
-            long_name="predicted", units=units
-        )
-        for name, scene in scenes.items()
-    }
-
-
-def _map(
-    model: torch.nn.Module, scene: xr.Dataset, size: int, batch_size: int, accelerator: str
-) -> xr.DataArray:
-    windows = [
-        (y, x) for y in _starts(scene.sizes["y"], size) for x in _starts(scene.sizes["x"], size)
-    ]
-    samples = range(scene.sizes["sample"]) if "sample" in scene.dims else (-1,)
-    rows = [("scene", sample, y[0], x[0], size) for sample in samples for y, x in windows]
-    table = pd.DataFrame(rows, columns=["scene", "sample", "y", "x", "size"])
-    data = ChipDataset({"scene": scene}, table, label=None)
-    seen = scene["reflectance"].notnull().any([d for d in ("time", "band") if d in scene.dims])
-    target = np.full(seen.shape, np.nan, dtype=np.float32)
-    for index, _, prediction in _predictions(model, data, batch_size, accelerator):
-        (y, top, bottom), (x, left, right) = windows[index % len(windows)]
-        plane = target[index // len(windows)] if target.ndim == 3 else target
-        plane[top:bottom, left:right] = prediction[top - y : bottom - y, left - x : right - x]
-    return seen.copy(data=target).where(seen)
-
-
-def _starts(length: int, size: int) -> list[tuple[int, int, int]]:
-    """Windows over one axis: where each starts, and from where to where it is kept."""
-    margin = size // 8
-    last = max(length - size, 0)
-    starts = [*range(0, last, size - 2 * margin), last]
-    edges = [0, *(start + margin for start in starts[1:]), length]
-    return list(zip(starts, edges[:-1], edges[1:], strict=True))

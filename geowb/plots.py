@@ -56,13 +56,24 @@ def _frame(grid: xr.Dataset | xr.DataArray) -> tuple[tuple[float, float, float, 
     """Left, bottom, right, top with labels: degrees, or kilometres from the lower left corner."""
     import rioxarray  # noqa: F401 - gives .rio
 
-    steps = [abs(float(grid[d][1] - grid[d][0])) if grid.sizes[d] > 1 else 30.0 for d in "xy"]
-    if grid.rio.crs is not None and grid.rio.crs.is_geographic:
+    steps, crs = _steps(grid), grid.rio.crs
+    if crs is not None and crs.is_geographic:
         west, south = (float(grid[d].min()) - step / 2 for d, step in zip("xy", steps, strict=True))
         east, north = (float(grid[d].max()) + step / 2 for d, step in zip("xy", steps, strict=True))
         return (west, south, east, north), "longitude (degrees)", "latitude (degrees)"
-    width, height = (grid.sizes[d] * step / 1000 for d, step in zip("xy", steps, strict=True))
+    metre = crs.linear_units_factor[1] if crs is not None and crs.is_projected else 1.0
+    width, height = (grid.sizes[d] * s * metre / 1000 for d, s in zip("xy", steps, strict=True))
     return (0.0, 0.0, width, height), "east (km)", "north (km)"
+
+
+def _steps(grid: xr.Dataset | xr.DataArray) -> list[float]:
+    """Edges of a pixel along x and y; those of a side one pixel long are the stored ones, or 30."""
+    steps = {d: abs(float(grid[d][1] - grid[d][0])) for d in "xy" if grid.sizes[d] > 1}
+    mapping = grid.rio.grid_mapping
+    if len(steps) < 2 and mapping in grid.coords and "GeoTransform" in grid[mapping].attrs:
+        stored = grid.rio.transform()
+        steps = {"x": abs(stored.a), "y": abs(stored.e)} | steps
+    return [steps.get(d, 30.0) for d in "xy"]
 
 
 def _axes(title: str, xlabel: str, ylabel: str) -> dict[str, Any]:

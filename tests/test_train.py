@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import scene
@@ -13,6 +12,7 @@ from geowb import evaluate
 from geowb.chips import ChipDataset, cut, split_by_place
 from geowb.errors import DataError, RequestError
 from geowb.models import PixelModel, build
+from geowb.predict import map_scenes
 from geowb.train import _Regression, fit, masked_rmse, steps_an_epoch
 
 # --- the loss --------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_training_learns_a_linear_relation(parts):
     assert len(result.history) == 12
     assert result.val_rmse == result.history["val_rmse"].min()
     assert not result.model.training
-    maps = evaluate.map_scenes(result.model, scenes, size=16)
+    maps = map_scenes(result.model, scenes, tile=16)
     dense = np.sqrt(float(((maps["a"] - scenes["a"].agb_dense) ** 2).mean()))
     assert dense < 0.3 * spread
 
@@ -346,39 +346,6 @@ class Red(torch.nn.Module):
 
     def forward(self, x):
         return x[:, 2]
-
-
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 80), width=st.integers(1, 80), size=st.integers(8, 40))
-def test_maps_cover_each_pixel_of_the_scenes_grid(height, width, size):
-    one = scene(height, width)
-    one["reflectance"][:, :, 0, 0] = np.nan
-    result = evaluate.map_scenes(Red(), {"a": one.drop_vars("agb")}, size=size, units="Mg/ha")["a"]
-    assert np.array_equal(result.values, one.reflectance.values[0, 2], equal_nan=True)
-    assert np.isnan(result.values[0, 0])
-    assert result.rio.crs == one.rio.crs
-    assert result.rio.transform() == one.rio.transform()
-    assert result.attrs["units"] == "Mg/ha"
-
-
-def test_samples_are_mapped_one_by_one():
-    samples = xr.concat([scene(20, 20).isel(time=0), scene(20, 20, seed=1).isel(time=0)], "sample")
-    result = evaluate.map_scenes(Red(), {"a": samples}, size=16)["a"]
-    assert np.array_equal(result.values, samples.reflectance.values[:, 2])
-
-
-def test_no_pixel_of_a_map_comes_from_a_windows_edge():
-    """With a network that sees 2 pixels far, windows leave no trace away from the scene's edge."""
-
-    class Mean(Red):
-        def forward(self, x):
-            return torch.nn.functional.avg_pool2d(x[:, 2], 5, stride=1, padding=2)
-
-    one = scene(100, 100)
-    counts = torch.from_numpy(one.reflectance.values)[:, :, None]
-    whole = Mean()(counts)
-    result = evaluate.map_scenes(Mean(), {"a": one}, size=32)["a"]
-    assert np.allclose(result.values, whole[0, 0].numpy(), rtol=1e-5)
 
 
 def test_labelled_pixels_are_found_where_they_lie():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geowb.errors import RequestError
+from geowb.errors import GeowbError, RequestError
 from geowb.lines import Line, duration
 from geowb.predict.grid import Grid
 from geowb.predict.job import Job
@@ -79,10 +79,16 @@ def _make_on_cluster(
 
 def _make_unit(folder: str, request: str, unit: int) -> int:
     """Make one unit, in a worker of a cluster."""
+    failed = None
     with _ONE:  # torch has threads of its own, and a model is changed while it is placed
-        task = _task_in(folder, request)
-        job = Job(Path(folder), task.grid, task.outputs, request)
-        run_units(task, [unit], job, lambda _: None)
+        try:
+            task = _task_in(folder, request)
+            job = Job(Path(folder), task.grid, task.outputs, request)
+            run_units(task, [unit], job, lambda _: None)
+        except GeowbError as error:  # what it came from cannot always be sent (GDAL's errors)
+            failed = type(error)(str(error))
+    if failed:
+        raise failed
     return unit
 
 

@@ -263,7 +263,8 @@ def _chosen_dates(
         return planes
     only = planes[0]
     channels = sum(len(plane.bands) for plane in only)
-    if len(planes) == 1 and frames > 1 and len(only) == 1 and channels % frames == 0:
+    enough = channels % frames == 0 and channels // frames >= max(1, len(wanted))
+    if len(planes) == 1 and frames > 1 and len(only) == 1 and enough:
         return _split_dates(only[0], frames)  # one file: all bands of the first date, then ...
     has = f"{len(planes)} date{'s' * (len(planes) != 1)}"
     step = "choose with dates=[...] (--dates 0)" if len(planes) > frames else "give as many dates"
@@ -283,7 +284,7 @@ def _split_dates(plane: Plane, frames: int) -> list[list[Plane]]:
 
 def _date(name: str, images: list[list[_Image]], asked: str | int) -> int:
     text = str(asked)
-    if text.lstrip("-").isdigit() and len(text) < 5:
+    if text.lstrip("-").isdigit() and len(text) < 4:  # 2021 is a year
         if not -len(images) <= int(text) < len(images):
             raise RequestError(f"'{name}' has {len(images)} dates: there is no date {text}.")
         return int(text)

@@ -88,16 +88,12 @@ def outputs_for(
 
     names = [asked] if isinstance(asked, str) else list(asked)
     _check_names(names)
-    with torch.inference_mode():
-        try:
-            way = _ways(names[0], level)
-            given = way(model, example)
-        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise ModelError(
-                f"The model cannot take a tile {tuple(example.shape)} (batch, bands, dates, y, x): "
-                f"{error}"
-            ) from error
-    channels, scale = _shape(given, example)
+    way = _ways(names[0], level)
+    channels, scale = _shape(_tried(way, model, example), example)
+    if scale > 1:  # of 36 pixels a model that pads makes 4 tokens too, of 8 pixels each
+        larger = torch.nn.functional.pad(example, (0, example.shape[-1], 0, example.shape[-2]))
+        if _shape(_tried(way, model, larger), larger)[1] != scale:
+            raise _not_a_multiple(example)
     if names == ["auto"]:
         names = ["values" if channels == 1 else "classes"]
     card = getattr(model, "card", {})
@@ -137,18 +133,37 @@ def _ways(name: str, level: int) -> Callable[[torch.nn.Module, torch.Tensor], to
     return lambda model, x: model(x)
 
 
+def _tried(way: Callable[..., torch.Tensor], model: torch.nn.Module, x: torch.Tensor) -> Any:
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return way(model, x)
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"The model cannot take a tile {tuple(x.shape)} (batch, bands, dates, y, x): {error}"
+        ) from error
+
+
+def _not_a_multiple(example: torch.Tensor) -> ModelError:
+    height, width = example.shape[-2:]
+    return ModelError(
+        f"A tile of {height} x {width} pixels is no multiple of the model's patch: choose one."
+    )
+
+
 def _shape(given: torch.Tensor, example: torch.Tensor) -> tuple[int, int]:
     """Channels, and pixels of a tile to one of the output."""
     height, width = example.shape[-2:]
     if getattr(given, "ndim", 0) != 4:
         kind = tuple(getattr(given, "shape", ())) or type(given).__name__
-        raise ModelError(f"A model gives (batch, channels, y, x); this one gave {kind}.")
+        raise ModelError(
+            f"A model gives (batch, channels, y, x); this one gave {kind}. Of a model that was "
+            "pretrained by masking, ask for the embedding."
+        )
     scale = height // max(1, given.shape[-2])
     if scale < 1 or given.shape[-2] * scale != height or given.shape[-1] * scale != width:
-        raise ModelError(
-            f"The model makes {tuple(given.shape[-2:])} of a tile of {height} x {width} pixels: "
-            "choose a tile that is a multiple of its patch."
-        )
+        raise _not_a_multiple(example)
     return given.shape[1], scale
 
 

@@ -179,9 +179,18 @@ class Scene:
         """Pixels ``(C, T, n)`` of windows spread over the scene, to look at the numbers."""
         if self._sample is None:
             parts = itertools.product(*(_spread(side, size, across) for side in self.shape))
-            found = [self._read(rows, cols, Plane.read_into)[0] for rows, cols in parts]
+            found = [self._read(rows, cols, _read_or_leave)[0] for rows, cols in parts]
             self._sample = np.concatenate([v.reshape(*v.shape[:2], -1) for v in found], axis=-1)
         return self._sample
+
+
+def _read_or_leave(plane: Plane, out: np.ndarray, rows: slice, cols: slice) -> bool:
+    """Read a part; one that cannot be read is not for the sample to judge."""
+    try:
+        return plane.read_into(out, rows, cols)
+    except _UNREADABLE:
+        out[...] = np.nan
+        return True
 
 
 def _spread(length: int, size: int, count: int) -> list[slice]:

@@ -36,6 +36,7 @@ def write_cog(
         If it could not be written, as on a full disk.
     """
     import rasterio.shutil
+    from rasterio._err import CPLE_BaseError  # what the copy raises has no public name
     from rasterio.errors import RasterioError
 
     from geowb.predict.source import bounded_cache
@@ -58,7 +59,7 @@ def write_cog(
         with full_disk(file.parent), bounded_cache():
             rasterio.shutil.copy(vrt, file, **options)
             _check(file, raw)
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         told = " ".join(str(error.__cause__ or error).split())
         raise DataError(
             f"The GeoTIFF could not be written in {file.parent.parent.absolute()}: {told} Is the "
@@ -189,8 +190,6 @@ def _dataset(
     if transform.is_rectilinear:
         coords = affine_to_coords(transform, width, height)
     data = xr.Dataset(found, coords, dict(tags))
-    if "probabilities" in data and "flag_meanings" in data["probabilities"].attrs:
-        data = data.assign_coords({"class": data["probabilities"].attrs["flag_meanings"].split()})
     data = data.rio.write_crs(crs) if crs else data
     return data.rio.write_transform(transform)
 
@@ -208,9 +207,10 @@ def write_zarr(
     import dask
 
     data = _dataset(raws, outputs, crs, transform, tags)
-    encoding = {name: {"_FillValue": data[name].attrs.pop("_FillValue")} for name in raws}
+    for name in raws:
+        data[name].encoding["_FillValue"] = data[name].attrs.pop("_FillValue")
     with full_disk(folder.parent), dask.config.set(scheduler="sync"):
-        data.to_zarr(folder, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
+        data.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
 
 
 def array(raw: Raw, output: Output, outputs: Outputs, *, crs: Any, transform: Any) -> xr.DataArray:
