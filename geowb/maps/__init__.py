@@ -9,11 +9,12 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["areas", "files", "live", "static"],
+    submodules=["areas", "files", "layers", "live", "looks", "parts", "polygons", "static", "zones"],
     submod_attrs={
-        "areas": ["area_per_class", "pixel_areas", "zonal_summary"],
+        "areas": ["area_per_class", "pixel_areas"],
         "files": ["class_names", "open_map"],
         "live": ["show_map"],
         "static": ["plot_map"],
+        "zones": ["zonal_summary"],
     },
 )

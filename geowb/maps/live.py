@@ -253,7 +253,7 @@ def _reachable() -> bool:
 
     asking = threading.Thread(target=ask, daemon=True)  # looking up the name has no time limit
     asking.start()
-    asking.join()
+    asking.join(_PATIENCE)
     if not answered.is_set():
         print(  # noqa: T201 - for the person at the notebook
             f"There is no basemap, as {_HOST} cannot be reached; the maps need no network."

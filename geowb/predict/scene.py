@@ -284,6 +284,7 @@ def map_scenes(
 def _mapped(
     model: torch.nn.Module, name: str, scene: xr.Dataset, how: Mapping[str, Any]
 ) -> xr.DataArray:
+    import rioxarray  # noqa: F401 - gives .rio
     import xarray as xr
 
     if "sample" in scene.dims:
