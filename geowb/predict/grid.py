@@ -5,6 +5,7 @@ All lengths are in pixels of the output: those of the scene, or tokens of an emb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,7 +154,9 @@ class Grid:
     def groups(self, number: int) -> Iterator[Group]:
         """Give the groups of a unit from left to right; no batch holds tiles of two units."""
         rows = self.unit(number)
-        width = max(1, self.batch_size // len(rows))
+        width = self.batch_size // math.gcd(len(rows), self.batch_size)
+        if len(rows) * width > 2 * max(len(rows), self.batch_size):  # the last unit, of odd height
+            width = max(1, self.batch_size // len(rows))
         for first in range(0, self.x.count, width):
             stop = min(first + width, self.x.count)
             yield Group(rows, range(first, stop), stop == self.x.count)

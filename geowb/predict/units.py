@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,8 +49,8 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
     with ready(task) as (run, device), ExitStack() as stack:
         pinned = str(device).startswith("cuda")
-        reading = stack.enter_context(_pool(4 if pinned else 1, modest=not pinned))
-        writing = stack.enter_context(_pool(1, modest=not pinned))
+        reading = stack.enter_context(_pool(4 if pinned else 1))
+        writing = stack.enter_context(_pool(1))
         blender = _Blender(task, job, tick)
         stack.callback(blender.close)
         batches: deque[tuple[int, Group, Future]] = deque()
@@ -80,24 +77,13 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
 
 
 @contextmanager
-def _pool(threads: int, *, modest: bool) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that take up nothing more when the block ends, for whatever reason."""
-    pool = ThreadPoolExecutor(
-        threads, thread_name_prefix="geowb-predict", initializer=_be_modest if modest else None
-    )
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="geowb-predict")
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _be_modest() -> None:
-    """Have this thread take what the model's own threads leave of the processor.
-
-    A layer ends with its slowest thread: one that shares its core with a reader holds up all.
-    """
-    if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @contextmanager
