@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """Models and rasters for the tests of prediction, and a program that predicts in its own process.
 
     python predicting.py SOURCE TARGET [KEY=VALUE ...]

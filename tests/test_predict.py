@@ -256,7 +256,7 @@ def test_samples_are_mapped_one_by_one():
 def test_wrong_scenes_are_refused():
     model = build("unet")
     one = scene(20, 20)
-    with pytest.raises(RequestError, match="has 5 bands .* the model takes 6"):
+    with pytest.raises(RequestError, match=r"has 5 bands .* the model takes 6"):
         mapped(model, one.isel(band=slice(0, 5)))
     with pytest.raises(RequestError, match="has 1 date, the model takes 2"):
         mapped(build("unet", frames=2), one)

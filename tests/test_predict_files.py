@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +173,8 @@ def test_files_of_bands_and_of_dates_are_one_scene(tmp_path):
     assert np.array_equal(read(open_scene(dates, wanted=HLS6, dates=[1])), second[:, None])
     with pytest.raises(RequestError, match="5 files cannot be the bands of 2 dates"):
         open_scene(single[:5], wanted=HLS6, frames=2, stack="bands")
+    raster(tmp_path / "d1.tif", counts(41, 50))
     with pytest.raises(DataError, match=r"d1.tif is not on the grid of b0.tif"):
-        raster(tmp_path / "d1.tif", counts(41, 50))
         open_scene([single[0], dates[1]], wanted=HLS6)
 
 
@@ -196,7 +195,7 @@ def test_bands_are_found_by_their_names_whatever_their_order(tmp_path):
         read(open_scene(sentinel, wanted=HLS6)), values[[1, 2, 3, 8, 10, 11]][:, None]
     )
     wrong = raster(tmp_path / "wrong.tif", counts(20, 20), names=["RED", "GREEN", "x", "", "", ""])
-    with pytest.raises(RequestError, match="Band 1 of 'wrong.tif' is called RED"):
+    with pytest.raises(RequestError, match=r"Band 1 of 'wrong.tif' is called RED"):
         open_scene(wrong, wanted=HLS6)
     nameless = raster(tmp_path / "nameless.tif", values)
     with pytest.raises(RequestError, match="has 12 bands without names"):
@@ -243,7 +242,7 @@ def test_arrays_zarr_and_entries_of_the_catalog_are_scenes(tmp_path):
     world = open_scene("world", dates=[0], wanted=HLS6, select={"region": "mata_atlantica"}, seed=3)
     assert world.name == "world mata_atlantica"
     assert np.isfinite(world.sample()).any()
-    with pytest.raises(RequestError, match="no date 2021. It has: 2022"):
+    with pytest.raises(RequestError, match=r"no date 2021. It has: 2022"):
         open_scene(one, dates=["2021"])
     with pytest.raises(RequestError, match="has 2 dates: there is no date 7"):
         open_scene(one, dates=[7])
@@ -264,7 +263,7 @@ def test_a_scene_of_the_catalog_gives_the_same_map_as_its_file(tmp_path, file, v
 
 def test_a_missing_crs_is_said_and_can_be_given(tmp_path, values):
     bare = raster(tmp_path / "bare.tif", values, crs=None)
-    with pytest.raises(DataError, match="has no CRS.*crs='EPSG:32722'"):
+    with pytest.raises(DataError, match=r"has no CRS.*crs='EPSG:32722'"):
         predict_scene(Pixelwise(), bare, tmp_path / "map.tif", **HOW)
     made = predict_scene(Pixelwise(), bare, tmp_path / "map.tif", crs="EPSG:31982", **HOW)
     assert made.open().rio.crs.to_epsg() == 31982
@@ -296,7 +295,7 @@ def test_odd_sizes(tmp_path, shape):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(RequestError, match=r"There is no file '.*nope.tif', and no such"):
         open_scene(tmp_path / "nope.tif")
-    with pytest.raises(RequestError, match="no entry 'wrold'. Did you mean 'world'"):
+    with pytest.raises(RequestError, match=r"no entry 'wrold'. Did you mean 'world'"):
         open_scene("wrold")
     (tmp_path / "text.tif").write_text("no raster")
     with pytest.raises(DataError, match="not a raster that can be read"):
@@ -308,7 +307,7 @@ def test_what_is_not_there_is_said(tmp_path):
 def test_a_wrong_scale_is_refused_before_anything_is_written(tmp_path):
     file = raster(tmp_path / "unit.tif", (counts(60, 60) / 10_000).astype("float32"))
     model = build("unet", seed=0)
-    with pytest.raises(DataError, match="expects about .*scale=10000"):
+    with pytest.raises(DataError, match=r"expects about .*scale=10000"):
         predict_scene(model, file, tmp_path / "map.tif", **HOW)
     assert [p.name for p in tmp_path.iterdir()] == ["unit.tif"]
     right = raster(tmp_path / "right.tif", counts(60, 60))
@@ -330,7 +329,7 @@ def damaged(tmp_path):
 
 def test_a_block_that_cannot_be_read_fails_or_is_no_data_and_told(tmp_path):
     file = damaged(tmp_path)
-    with pytest.raises(DataError, match="bad.tif cannot be read in rows .*--unreadable nodata"):
+    with pytest.raises(DataError, match=r"bad.tif cannot be read in rows .*--unreadable nodata"):
         predict_scene(Pixelwise(), file, tmp_path / "map.tif", **HOW)
     assert not (tmp_path / "map.tif").exists()
     made = predict_scene(Pixelwise(), file, tmp_path / "map.tif", unreadable="nodata", **HOW)
@@ -406,19 +405,13 @@ def test_what_another_request_left_is_not_used(tmp_path, file, values, monkeypat
 def test_one_target_is_made_by_one_process(tmp_path, file):
     from geowb.locks import held
 
-    with held(tmp_path / ".map.tif.partial.lock"), pytest.raises(RequestError, match="another pro"):
-        done = []
-
-        def other():
-            try:
-                predict_scene(Pixelwise(), file, tmp_path / "map.tif", **HOW)
-            except RequestError as error:
-                done.append(error)
-
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-        raise done[0]
+    words = f"from predicting import *; from geowb.predict import predict_scene; import sys; \
+predict_scene(Pixelwise(), {str(file)!r}, {str(tmp_path / 'map.tif')!r}, tile=32)"
+    with held(tmp_path / ".map.tif.partial.lock"):
+        done = subprocess.run([sys.executable, "-c", words], cwd=PROGRAM.parent,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "is being made by another process" in done.stderr
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_under_the_final_name(tmp_path, file, monkeypatch):
@@ -429,13 +422,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_under_the_final_name(tmp_path, f
 
     target = tmp_path / "map.tif"
     monkeypatch.setattr(job, "_write", full)
-    with pytest.raises(DataError, match="disk of .* is full .*the same command goes on"):
+    with pytest.raises(DataError, match=r"disk of .* is full .*the same command goes on"):
         predict_scene(Pixelwise(), file, target, **HOW)
     monkeypatch.undo()
     assert not target.exists()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(RequestError, match="needs up to .* GB are free"):
+    with pytest.raises(RequestError, match=r"needs up to .* GB are free"):
         predict_scene(Pixelwise(), file, tmp_path / "other.tif", **HOW)
     monkeypatch.undo()
     assert predict_scene(Pixelwise(), file, target, **HOW).seconds > 0
@@ -555,3 +548,23 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         with pytest.raises(RequestError, match=message):
             geowb(*words)
     assert from_origin(500_000, 7_000_000, 30, 30) == TRANSFORM
+
+
+def test_the_command_that_sums_a_map_up(tmp_path, capsys, monkeypatch):
+    from geowb.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    file = raster(tmp_path / "map.tif", np.array([[[0, 1], [1, 255]]], "uint8"), nodata=255)
+    with rasterio.open(file, "r+") as found:
+        found.update_tags(flag_values="0 1", flag_meanings="forest open_water")
+
+    def area(*words):
+        app(["area", "map.tif", *words], standalone_mode=False)
+        return capsys.readouterr()
+
+    told = area("--csv", "table.csv")
+    assert [line.split()[0] for line in told.out.splitlines()] == ["class", "forest", "open"]
+    assert "No data: 0.0009" in told.err
+    assert Path("table.csv").read_text().splitlines()[1].startswith("forest,0,1,0.0009")
+    with pytest.raises(RequestError, match="--by names polygons"):
+        area("--by", "stand")

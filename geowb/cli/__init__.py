@@ -49,6 +49,7 @@ _MODELS = {
     "pretrain": models.pretrain,
     "probe": models.probe,
     "predict": maps.predict,
+    "area": maps.area,
     "publish": models.publish,
 }
 

@@ -1,4 +1,4 @@
-"""``geowb predict``: from a model and scenes to maps."""
+"""``geowb predict`` and ``geowb area``: from a model and scenes to maps, and what is on them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from geowb.cli.catalog import CatalogFile
+from geowb.cli.printing import table as show
 from geowb.errors import RequestError
 
-__all__ = ["predict"]
+__all__ = ["area", "predict"]
 
 
 def predict(
@@ -176,3 +177,47 @@ def _pairs(words: list[str] | None) -> dict[str, str]:
     if twice := next((key for key, values in found.items() if len(values) > 1), None):
         raise RequestError(f"--select {twice} is given twice: one scene has one.")
     return {key: values[0] for key, values in found.items()}
+
+
+def area(
+    source: Annotated[str, typer.Argument(metavar="MAP", help="A map: .tif or .zarr.")],
+    zones: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Polygons: GeoJSON, GeoPackage, shapefile.")
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="What names the polygons.")] = "",
+    variable: Annotated[str, typer.Option(metavar="NAME", help="Which variable of a Zarr.")] = "",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table there too.")
+    ] = None,
+) -> None:
+    """Say how much of the ground each class of a map covers, or sum a map up by polygons.
+
+    Areas are those on the ellipsoid, in any CRS, also in degrees.
+
+    Example: geowb area agb.tif --zones stands.geojson --by stand
+    """
+    import geowb
+
+    if by and not zones:
+        raise RequestError("--by names polygons: give them with --zones FILE.")
+    if zones:
+        found = geowb.zonal_summary(source, zones, by=by, variable=variable)
+    else:
+        found = geowb.area_per_class(source, variable=variable)
+    units = {"mean": "units", "std": "units", "min": "units", "median": "units", "max": "units",
+             "total": "total_units"}  # fmt: skip
+    heads = []
+    for name in found.columns:
+        unit = found.attrs.get(units.get(name, ""), "")
+        heads.append(f"{name} ({unit})" if unit else name)
+    show(heads, [[_cell(value) for value in row] for row in found.itertuples(index=False)])
+    if "nodata_km2" in found.attrs:
+        typer.echo(f"No data: {found.attrs['nodata_km2']:,.4g} km2, not in the shares.", err=True)
+    for name in found.attrs.get("repaired", ()):
+        typer.echo(f"Polygon {name} crossed itself, and was repaired.", err=True)
+    if csv is not None:
+        found.to_csv(csv, index=False)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,19 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["areas", "files", "layers", "live", "looks", "parts", "polygons", "static", "zones"],
+    submodules=[
+        "areas",
+        "files",
+        "hover",
+        "layers",
+        "live",
+        "looks",
+        "parts",
+        "polygons",
+        "static",
+        "tiles",
+        "zones",
+    ],
     submod_attrs={
         "areas": ["area_per_class", "pixel_areas"],
         "files": ["class_names", "open_map"],

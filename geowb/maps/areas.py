@@ -120,7 +120,8 @@ def area_per_class(
         raise RequestError(
             "area_per_class counts classes, and this is a map of a quantity"
             f" ({found.dtype}{', ' + found.attrs['units'] if found.attrs.get('units') else ''}). "
-            "For its mean and total use zonal_summary. For areas cut it into classes: "
+            "For its mean and total use zonal_summary (geowb area --zones). For areas cut it into "
+            "classes: "
             "found = open_map(...); found = found.where(found != found.rio.nodata); "
             "area_per_class((found > 100).where(found.notnull()), classes=['low', 'high'])."
         )

@@ -235,6 +235,5 @@ def bounded_cache() -> Iterator[None]:
         GDAL_CACHEMAX=_CACHE,
         GDAL_HTTP_MAX_RETRY=3,
         GDAL_HTTP_RETRY_DELAY=1,
-        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
     ):
         yield
