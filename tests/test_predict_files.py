@@ -131,6 +131,11 @@ def test_a_target_that_exists_is_not_replaced_unless_it_is_said(tmp_path, file, 
         changed.write(values[::-1])
     with pytest.raises(RequestError, match="is not the map of this request"):
         predict_scene(Pixelwise(), file, target, **HOW)
+    one = scene(300, 290)
+    predict_scene(Pixelwise(), one, target, overwrite=True, **HOW)
+    one.reflectance[0, 0, 120, 120] += 1  # an array in memory, between the windows of the sample
+    with pytest.raises(RequestError, match="is not the map of this request"):
+        predict_scene(Pixelwise(), one, target, **HOW)
     folder = tmp_path / "map.zarr"
     predict_scene(Pixelwise(), file, folder, **HOW)
     with pytest.raises(RequestError, match="is not the map of this request"):
@@ -174,7 +179,7 @@ def test_files_of_bands_and_of_dates_are_one_scene(tmp_path):
     with pytest.raises(RequestError, match="5 files cannot be the bands of 2 dates"):
         open_scene(single[:5], wanted=HLS6, frames=2, stack="bands")
     raster(tmp_path / "d1.tif", counts(41, 50))
-    with pytest.raises(DataError, match=r"d1.tif is not on the grid of b0.tif"):
+    with pytest.raises(RequestError, match=r"d1.tif is not on the grid of b0.tif"):
         open_scene([single[0], dates[1]], wanted=HLS6)
 
 
@@ -263,7 +268,7 @@ def test_a_scene_of_the_catalog_gives_the_same_map_as_its_file(tmp_path, file, v
 
 def test_a_missing_crs_is_said_and_can_be_given(tmp_path, values):
     bare = raster(tmp_path / "bare.tif", values, crs=None)
-    with pytest.raises(DataError, match=r"has no CRS.*crs='EPSG:32722'"):
+    with pytest.raises(RequestError, match=r"has no CRS.*crs='EPSG:32722'"):
         predict_scene(Pixelwise(), bare, tmp_path / "map.tif", **HOW)
     made = predict_scene(Pixelwise(), bare, tmp_path / "map.tif", crs="EPSG:31982", **HOW)
     assert made.open().rio.crs.to_epsg() == 31982
@@ -307,7 +312,7 @@ def test_what_is_not_there_is_said(tmp_path):
 def test_a_wrong_scale_is_refused_before_anything_is_written(tmp_path):
     file = raster(tmp_path / "unit.tif", (counts(60, 60) / 10_000).astype("float32"))
     model = build("unet", seed=0)
-    with pytest.raises(DataError, match=r"expects about .*scale=10000"):
+    with pytest.raises(RequestError, match=r"expects about .*scale=10000"):
         predict_scene(model, file, tmp_path / "map.tif", **HOW)
     assert [p.name for p in tmp_path.iterdir()] == ["unit.tif"]
     right = raster(tmp_path / "right.tif", counts(60, 60))
@@ -389,7 +394,7 @@ def test_what_another_request_left_is_not_used(tmp_path, file, values, monkeypat
     def stops(self, unit, *rest):
         if unit == 1:
             raise KeyboardInterrupt
-        real(self, unit, *rest)
+        return real(self, unit, *rest)
 
     monkeypatch.setattr("geowb.predict.grid._UNIT_ROWS", 48)
     monkeypatch.setattr(units._Blender, "add", stops)

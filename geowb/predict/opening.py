@@ -81,6 +81,7 @@ def open_scene(
         shape=(first.sizes["y"], first.sizes["x"]),
         crs=_crs(name, first, crs, declared),
         transform=first.rio.transform(),
+        origin=_origin(source, select or {}, catalog, seed),
     )
 
 
@@ -113,6 +114,19 @@ def _images(
     if text.rstrip("/").endswith(".zarr") or (Path(text) / "zarr.json").is_file():
         return Path(text).name, _of_zarr(text), None
     return Path(text).name, [[(Path(text).name, _opened(text))]], None
+
+
+def _origin(source: Any, select: Mapping[str, Any], catalog: str, seed: int | None) -> str:
+    """Say of what files a scene is, so that a change of one is seen."""
+    from geowb.catalog.source import fingerprint, open_catalog
+
+    if isinstance(source, (list, tuple)):
+        return " ".join(_origin(one, {}, "", None) for one in source)
+    if not isinstance(source, (str, Path)):
+        return ""
+    if _is_entry(str(source), catalog):
+        return f"{open_catalog(catalog or None)[str(source)].provenance(**select)} {seed}"
+    return str(fingerprint(str(source)))
 
 
 def _is_entry(text: str, catalog: str) -> bool:
@@ -208,7 +222,7 @@ def _stacked(
     files = [image for date in images for image in date]
     for other, array in files[1:]:
         if problem := grid_problem(files[0][1], array):
-            raise DataError(f"{other} is not on the grid of {files[0][0]}: {problem}.")
+            raise RequestError(f"{other} is not on the grid of {files[0][0]}: {problem}.")
     if stack not in ("auto", "bands", "dates"):
         raise RequestError(f"stack is '{stack}': it is auto, bands or dates.")
     if stack == "auto" and frames > 1 and len(files) == frames:
@@ -385,7 +399,7 @@ def _crs(name: str, array: xr.DataArray, given: str | None, declared: str | None
     if given in (None, "none") and (own or "none" in (given, declared)):
         return own
     if given is None:
-        raise DataError(
+        raise RequestError(
             f"'{name}' has no CRS, so that its map would lie nowhere: say which with "
             "crs='EPSG:32722' (--crs), or crs='none' for a map without one."
         )

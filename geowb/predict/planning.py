@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geowb.errors import DataError, RequestError
+from geowb.errors import RequestError
 from geowb.predict.grid import Axis, Grid
 from geowb.predict.opening import open_scene
 from geowb.predict.outputs import Outputs, outputs_for
@@ -148,7 +148,7 @@ def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
 
     Raises
     ------
-    DataError
+    RequestError
         With the factor that would bring them to the model's.
     """
     sample = scene.sample()
@@ -165,7 +165,7 @@ def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
         factor = 10.0 ** round(decades)
     else:
         return sample
-    raise DataError(
+    raise RequestError(
         f"The numbers of '{scene.name}' are not what the model was trained on: half of them are "
         f"below {found:.3g}, where it expects about {expected:.4g}. If they are reflectance in "
         f"another unit, scale={factor:g} (--scale {factor:g}) brings them there; scale=1 takes "

@@ -139,10 +139,9 @@ def predict_scene(
     ------
     RequestError
         Found before anything is written: a target that exists or whose kind is unknown, wrong
-        bands, a tile that cannot be, too little room on the disk.
+        bands, numbers in another unit, no CRS, a tile that cannot be, too little room on the disk.
     DataError, ModelError
-        Numbers in another unit, no CRS, a block that cannot be read, a full disk; a model that does
-        not take the tiles.
+        A file or a block that cannot be read, a full disk; a model that does not take the tiles.
     """
     began = time.perf_counter()
     kind = _kind(target := Path(target).expanduser())

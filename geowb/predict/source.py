@@ -104,6 +104,7 @@ class Scene:
     transform: Any
     tolerant: bool = False  # of what cannot be read: no data then
     missing: str = "all"
+    origin: str = ""  # digests of the files, as far as they are files
     damages: list[Damage] = field(default_factory=list)
     _sample: np.ndarray | None = None
 
@@ -172,8 +173,17 @@ class Scene:
                 self.damages.append(found)
 
     def digest(self) -> str:
-        """Digest of windows all over the scene: another scene is not taken for this one."""
-        return hashlib.sha256(np.ascontiguousarray(self.sample())).hexdigest()
+        """Digest of the files and of what they hold: another scene is not taken for this one.
+
+        Of a file what `geowb.catalog.source.fingerprint` says, of an array in memory all numbers,
+        of anything else windows all over the scene.
+        """
+        digest = hashlib.sha256(np.ascontiguousarray(self.sample()))
+        digest.update(self.origin.encode())
+        for plane in itertools.chain(*self.dates):
+            if isinstance(plane.array.variable._data, np.ndarray):
+                digest.update(np.ascontiguousarray(plane.array.variable._data))
+        return digest.hexdigest()
 
     def sample(self, size: int = 64, across: int = 3) -> np.ndarray:
         """Pixels ``(C, T, n)`` of windows spread over the scene, to look at the numbers."""

@@ -51,7 +51,7 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
         pinned = str(device).startswith("cuda")
         reading = stack.enter_context(_pool(4 if pinned else 1))
         writing = stack.enter_context(_pool(1))
-        blender = _Blender(task, job, tick)
+        blender = _Blender(task, job)
         stack.callback(blender.close)
         batches: deque[tuple[int, Group, Future]] = deque()
         written: deque[Future] = deque()
@@ -71,9 +71,9 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
             given = [run(part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
             while len(written) > _AHEAD:
-                written.popleft().result()
+                tick(written.popleft().result())
         for one in written:
-            one.result()
+            tick(one.result())
 
 
 @contextmanager
@@ -139,10 +139,9 @@ def read(task: Task, group: Group, pinned: bool = False) -> tuple[torch.Tensor, 
 class _Blender:
     """Puts the tiles of units together as they come, from the left, and writes them."""
 
-    def __init__(self, task: Task, job: Job, tick: Callable[[int], None]) -> None:
+    def __init__(self, task: Task, job: Job) -> None:
         self.task = task
         self.job = job
-        self.tick = tick
         self._writer: Writer | None = None
         self._carry: np.ndarray | None = None
         self._not_finite = 0
@@ -153,8 +152,8 @@ class _Blender:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, unit: int, group: Group, given: list[torch.Tensor], seen: np.ndarray) -> None:
-        """Blend and write the tiles of a group, batches of ``(n, K, y, x)``."""
+    def add(self, unit: int, group: Group, given: list[torch.Tensor], seen: np.ndarray) -> int:
+        """Blend and write a group, batches of ``(n, K, y, x)``; give the pixels that are done."""
         y, x = self.task.grid.y, self.task.grid.x
         tiles = [tile for batch in given for tile in batch.cpu().numpy()]
         with full_disk(self.job.folder):
@@ -170,7 +169,7 @@ class _Blender:
                 damages = [list(one) for one in self.task.scene.damages]
                 self._writer.finish({"not_finite": self._not_finite, "damages": damages})
                 self._writer, self._not_finite = None, 0
-        self.tick(done * (y.cut(group.rows.stop) - y.cut(group.rows.start)))
+        return done * (y.cut(group.rows.stop) - y.cut(group.rows.start))
 
     def _blended(
         self, group: Group, tiles: list[np.ndarray], seen: np.ndarray
