@@ -100,11 +100,11 @@ def bare(model: Net, file: Path) -> float:
     task = prepared(model, file, tile=TILE, overlap=TILE - STRIDE)
     size = task.grid.batch_size
     batches = torch.randint(100, 5000, (4, size, 6, 1, TILE, TILE)).float()
-    with ready(task) as (run, _):
-        run(batches[0])
+    with ready(task.model, task.way) as (ready_model, _):
+        task.outputs.run(ready_model, batches[0])
         began = time.perf_counter()
         for number in range(-(-task.grid.tiles // size)):
-            run(batches[number % 4])
+            task.outputs.run(ready_model, batches[number % 4])
         return time.perf_counter() - began
 
 

@@ -244,6 +244,28 @@ def test_a_model_stays_as_it_was():
     model(torch.zeros(1, 6, 1, 32, 32)).sum().backward()
 
 
+def test_precision_is_what_is_asked_for_and_the_tile_that_of_training(tmp_path):
+    import json
+
+    from geowb.predict import predict_scene
+
+    one, model = scene(100, 100), Blur(2)
+    model.card = {"trained_on": {"chip_size": 40}, "bands": list(one.band.values), "mean": [2100.0]}
+    found = {}
+    for precision in ("32", "bf16"):
+        file = tmp_path / f"{precision}.tif"
+        made = predict_scene(model, one, file, precision=precision, progress=False)
+        found[precision] = made.open()
+        how = json.loads(found[precision].attrs["geowb_how"])
+        assert (how["tile"], how["precision"]) == (40, precision)
+    error = np.abs(found["bf16"] - found["32"]).max() / found["32"].std()
+    assert 1e-5 < error < 0.05
+    with pytest.raises(RequestError, match="precision is '16': it is auto, 32, bf16"):
+        mapped(model, one, precision="16")
+    with pytest.raises(RequestError, match="tile is 0"):
+        mapped(model, one, tile=0)
+
+
 def test_samples_are_mapped_one_by_one():
     samples = xr.concat([scene(20, 20).isel(time=0), scene(20, 20, seed=1).isel(time=0)], "sample")
     found = mapped(Pixelwise2(), samples, tile=16)

@@ -117,7 +117,7 @@ def tags_of(task: Task, request: str, damages: Sequence[Damage]) -> dict[str, st
     y = task.grid.y
     sizes = {"tile": y.tile, "overlap": y.overlap, "blend": y.blend}
     how = {key: value * task.outputs.scale for key, value in sizes.items()}
-    how |= {"batch_size": task.grid.batch_size, "precision": "bf16" if task.bf16 else "32"}
+    how |= {"batch_size": task.grid.batch_size, "precision": "bf16" if task.way.bf16 else "32"}
     tags = {
         "geowb": __version__,
         "geowb_request": request,

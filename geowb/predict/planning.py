@@ -15,7 +15,7 @@ from geowb.predict.grid import Axis, Grid
 from geowb.predict.opening import open_scene
 from geowb.predict.outputs import Outputs, outputs_for
 from geowb.predict.source import Scene
-from geowb.predict.units import Task, ready
+from geowb.predict.units import Task, Way, ready
 
 __all__ = ["check_numbers", "prepared", "request_of"]
 
@@ -57,7 +57,9 @@ def prepared(
     scene.tolerant, scene.missing = unreadable == "nodata", missing
     if scale is None and card:
         check_numbers(scene, card)
-    tile = tile or _trained_on(card)
+    tile = _trained_on(card) if tile is None else tile
+    if tile < 1:
+        raise RequestError(f"tile is {tile}: a tile has 1 pixel or more.")
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     bf16 = precision == "bf16" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
     if batch_size is None:
@@ -65,16 +67,12 @@ def prepared(
         batch_size = 2 ** (most.bit_length() - 1)
     if batch_size < 1:
         raise RequestError(f"batch_size is {batch_size}: a batch has 1 tile or more.")
-    grid = Grid(Axis(1, 1, 0, 0), Axis(1, 1, 0, 0), 1)
-    outputs = Outputs((), 0, 1, level)
-    task = Task(model, scene, grid, outputs, bf16, channels_last, compiled, accelerator)
-    with ready(task) as (_, device):
+    way = Way(bf16, channels_last, compiled, accelerator)
+    with ready(model, way) as (_, device):
         example = torch.zeros(1, *scene.channels, tile, tile, device=device)
-        task.outputs = outputs_for(
-            model, output, example, level=level, units=units, classes=classes
-        )
-    task.grid = _grid(scene, task.outputs, tile, overlap, blend, batch_size)
-    return task
+        outputs = outputs_for(model, output, example, level=level, units=units, classes=classes)
+    grid = _grid(scene, outputs, tile, overlap, blend, batch_size)
+    return Task(model, scene, grid, outputs, way)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -129,7 +127,7 @@ def request_of(task: Task, kind: str) -> str:
         "scene": [scene.shape, str(scene.crs), tuple(scene.transform), scene.missing,
                   scene.tolerant],
         "planes": [[[p.bands, p.nodata, p.gain, p.offset] for p in date] for date in scene.dates],
-        "precision": [task.bf16, task.channels_last, task.compiled],
+        "precision": [task.way.bf16, task.way.channels_last, task.way.compiled],
         "kind": kind,
         "geowb": __version__,
     }  # fmt: skip

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,20 @@ from geowb.predict.job import Job, Writer, full_disk
 from geowb.predict.outputs import Outputs
 from geowb.predict.source import Scene
 
-__all__ = ["Task", "run_units"]
+__all__ = ["Task", "Way", "ready", "run_units"]
 
 #: Batches that are read before they are needed, and outputs that may wait to be written.
 _AHEAD = 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is run: precision, layout in memory, device."""
+
+    bf16: bool = False
+    channels_last: bool = True
+    compiled: bool = False
+    accelerator: str = "auto"
 
 
 @dataclass
@@ -32,10 +41,7 @@ class Task:
     scene: Scene
     grid: Grid
     outputs: Outputs
-    bf16: bool = False
-    channels_last: bool = True
-    compiled: bool = False
-    accelerator: str = "auto"
+    way: Way
 
 
 def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], None]) -> None:
@@ -47,7 +53,7 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
     that runs the model waits for neither. `tick` is told of pixels that are done.
     """
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
-    with ready(task) as (run, device), ExitStack() as stack:
+    with ready(task.model, task.way) as (model, device), ExitStack() as stack:
         pinned = str(device).startswith("cuda")
         reading = stack.enter_context(_pool(4 if pinned else 1))
         writing = stack.enter_context(_pool(1))
@@ -68,7 +74,7 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
             x, seen = batch.result()
             read_on()
             tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
-            given = [run(part) for part in tiles]
+            given = [task.outputs.run(model, part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
             while len(written) > _AHEAD:
                 tick(written.popleft().result())
@@ -87,20 +93,18 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def ready(task: Task) -> Iterator[tuple[Callable[[torch.Tensor], torch.Tensor], Any]]:
-    """Give what runs a batch, with the model on its device in the chosen precision and layout."""
-    with placed(task.model, task.accelerator) as device:
-        kind = torch.device(device).type
-        run = torch.compile(task.model) if task.compiled else task.model
-        if task.channels_last:  # not in inference mode: these tensors could not be trained after it
-            _lay_out(task.model, torch.channels_last)
+def ready(model: torch.nn.Module, way: Way) -> Iterator[tuple[torch.nn.Module, torch.device]]:
+    """Give a model that is on its device, in the chosen precision and layout, and the device."""
+    with placed(model, way.accelerator) as device:
+        if way.channels_last:  # not in inference mode: these tensors could not be trained after it
+            _lay_out(model, torch.channels_last)
         try:
-            autocast = torch.autocast(kind, torch.bfloat16, enabled=task.bf16)
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=way.bf16)
             with torch.inference_mode(), autocast:
-                yield lambda x: task.outputs.run(run, x), device
+                yield torch.compile(model) if way.compiled else model, device
         finally:
-            if task.channels_last:
-                _lay_out(task.model, torch.contiguous_format)
+            if way.channels_last:
+                _lay_out(model, torch.contiguous_format)
 
 
 def _lay_out(model: torch.nn.Module, layout: torch.memory_format) -> None:
