@@ -332,7 +332,10 @@ def damaged(tmp_path):
     return file
 
 
-def test_a_block_that_cannot_be_read_fails_or_is_no_data_and_told(tmp_path):
+@pytest.mark.parametrize("threads", ["1", "ALL_CPUS"])
+def test_a_block_that_cannot_be_read_fails_or_is_no_data_and_told(tmp_path, threads, monkeypatch):
+    """Also where something (a tile server does) has GDAL decode with several threads."""
+    monkeypatch.setenv("GDAL_NUM_THREADS", threads)
     file = damaged(tmp_path)
     with pytest.raises(DataError, match=r"bad.tif cannot be read in rows .*--unreadable nodata"):
         predict_scene(Pixelwise(), file, tmp_path / "map.tif", **HOW)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.errors import DataError, RequestError
-from geowb.predict.source import Plane, Scene
+from geowb.predict.source import Plane, Scene, bounded_cache
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -154,7 +154,8 @@ def _opened(path: str) -> xr.DataArray:
 
     if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
         raise RequestError(f"There is no file '{path}', and no such catalog entry.")
-    found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
+    with bounded_cache():
+        found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
     if isinstance(found, list) or not hasattr(found, "dims"):
         raise RequestError(
             f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "

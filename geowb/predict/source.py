@@ -238,11 +238,16 @@ def _parts(part: slice, size: int) -> Iterator[slice]:
 
 @contextmanager
 def bounded_cache() -> Iterator[None]:
-    """Have GDAL keep few blocks, and try again where a server fails, while the block runs."""
+    """Have GDAL keep few blocks, and try again where a server fails, while the block runs.
+
+    It decodes with one thread: with several (a tile server sets that for the whole process) GDAL
+    3.10 says once that a block cannot be read, and then gives other numbers for it.
+    """
     import rasterio
 
     with rasterio.Env(
         GDAL_CACHEMAX=_CACHE,
+        GDAL_NUM_THREADS="1",
         GDAL_HTTP_MAX_RETRY=3,
         GDAL_HTTP_RETRY_DELAY=1,
     ):
