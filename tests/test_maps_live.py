@@ -1,5 +1,6 @@
 """Maps on a screen: tiles, values under the mouse, legends; without a network."""
 
+import functools
 import io
 import math
 import os
@@ -22,6 +23,7 @@ from geowb.errors import DataError, RequestError
 from geowb.maps import hover, layers, live
 from geowb.maps.layers import value_at
 from geowb.maps.live import show_map
+from geowb.maps.looks import drawn
 
 LEGEND = {"flag_values": [0, 1, 4], "flag_meanings": "water open_forest bare"}
 
@@ -56,6 +58,7 @@ def place(found, row, column):
     return tuple(float(angle) for angle in at)
 
 
+@functools.cache
 def fetch(url):
     """Tile that the local server makes."""
     with urllib.request.urlopen(url) as answer:
@@ -193,6 +196,33 @@ def test_classes_far_from_zero_and_unlabelled_pixels():
         show_map(kinds.where(kinds != 500, 556).assign_attrs(flag_values=[300, 310, 556]))
 
 
+@pytest.mark.parametrize(("first", "count"), [(0, 256), (0, 255), (1, 20), (-128, 256), (-5, 9)])
+def test_each_of_many_classes_has_its_own_colour(first, count):
+    values = np.full(256, first, "int16")
+    values[:count] = first + np.arange(count)
+    kinds = grid(
+        values.reshape(16, 16),
+        pixel=100,
+        flag_values=list(range(first, first + count)),
+        flag_meanings=" ".join(f"c{n}" for n in range(count)),
+    )
+    tile = show_map(kinds).layers[-1]
+    expected = drawn(kinds, size=16).look.colours
+    for value, (row, column) in zip(values.tolist(), np.ndindex(16, 16), strict=True):
+        found = colour(tile, *place(kinds, row, column), zoom=15)
+        assert found == pytest.approx((*bytes.fromhex(expected[value][1:]), 255), abs=1)
+
+
+def test_rare_values_that_are_no_class_are_grey():
+    values = np.zeros((1, 1100), "int16")
+    values[0, [0, 2]] = -5, 200
+    kinds = grid(values, pixel=30, flag_values=[0, 1], flag_meanings="a b")
+    assert not {-5, 200} & set(drawn(kinds, size=512).look.classes)  # they were not seen
+    tile = show_map(kinds).layers[-1]
+    for column, expected in ((1, (0, 0x72, 0xB2)), (0, (128,) * 3), (2, (128,) * 3)):
+        assert colour(tile, *place(kinds, 0, column), zoom=17) == (*expected, 255)
+
+
 def test_a_file_is_served_as_it_is_and_a_large_one_gets_overviews_elsewhere(tmp_path):
     import warnings
 
@@ -213,15 +243,33 @@ def test_a_file_is_served_as_it_is_and_a_large_one_gets_overviews_elsewhere(tmp_
     assert sorted(file.name for file in tmp_path.iterdir()) == ["large.tif", "small.tif"]
 
 
-def test_files_beside_a_raster_are_still_read_after_a_map(tmp_path):
-    """The tile server would turn that off for the whole process."""
-    grid(np.ones((600, 600), "float32")).rio.to_raster(tmp_path / "a.tif")
-    show_map(tmp_path / "a.tif")
-    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(tmp_path / "a.tif", "r+") as raster:
-        raster.build_overviews([2])
-    assert (tmp_path / "a.tif.ovr").exists()
-    with rasterio.open(tmp_path / "a.tif") as raster:
-        assert raster.overviews(1) == [2]
+def test_an_array_is_written_in_parts(monkeypatch):
+    """Never as a whole, however it is stored."""
+    from geowb.maps import parts
+    from geowb.maps import tiles as made
+
+    monkeypatch.setattr(parts, "_CELLS", 64)
+    values = np.random.default_rng(0).random((60, 50))
+    found, asked = grid(values), []
+    cut = parts.windows
+
+    def windows(*args):
+        for window in cut(*args):
+            asked.append(window)
+            yield window
+
+    monkeypatch.setattr(made, "windows", windows)
+    with rasterio.open(show_map(found.chunk(y=8, x=8)).layers[-1].tile_server.filename) as file:
+        assert np.array_equal(file.read(1), values)
+    assert len(asked) == 8 * 7
+
+
+def test_the_tile_server_leaves_the_settings_of_gdal(tmp_path):
+    """It sets them for the whole process: files beside a raster would not be read any more."""
+    before = dict(os.environ)
+    show_map(grid(np.ones((6, 6), "float32")))
+    changed = {name for name, value in os.environ.items() if before.get(name) != value}
+    assert not {"GDAL_DISABLE_READDIR_ON_OPEN", "GDAL_NUM_THREADS"} & changed
 
 
 # --- scenes ----------------------------------------------------------------------------------
@@ -256,6 +304,14 @@ def test_a_raster_of_bands_is_a_scene(tmp_path, quick):
 
 
 # --- what stands on the map ------------------------------------------------------------------
+
+
+def test_a_zarr_of_bands_is_a_scene(tmp_path, quick):
+    planes = scene(20, 30).reflectance.isel(time=0, drop=True)
+    planes.to_dataset().to_zarr(tmp_path / "bands.zarr", consolidated=False)
+    made = show_map(tmp_path / "bands.zarr")
+    swir = planes.sel(band="SWIR_1").values[4, 4]
+    assert under(made, planes[0], 4, 4)[0].startswith(f"bands: SWIR_1 {swir:.6g}, NIR_NARROW")
 
 
 def test_legends_name_classes_and_units():
@@ -345,6 +401,14 @@ def test_the_mouse_is_read_now_and_then_and_errors_are_shown(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         watch.read()
     assert "could not be read" in watch.line.value
+
+
+def test_a_world_that_was_moved_round_is_the_same(quick):
+    found = grid([[1.0, 2.0]], crs=4326, pixel=0.1, at=(10, 60), units="m")
+    made = show_map(found, names=["a"])
+    lon, lat = place(found, 0, 1)
+    made._interaction_callbacks(type="mousemove", coordinates=[lat, lon - 360])
+    assert "2.0000 m" in controls(made)[0].value
 
 
 def test_the_last_place_is_read_in_the_end():

@@ -73,6 +73,13 @@ def test_a_quantity_has_its_values_its_unit_and_white_where_there_are_none(tif):
     assert options(plot_map(tif(values), limits=(2, 5), units="t"), "plot")["clim"] == (2, 5)
 
 
+def test_what_a_mask_hides_is_no_data(tif):
+    file = tif(np.arange(4, dtype="float32").reshape(2, 2))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(file, "r+") as raster:
+        raster.write_mask(np.array([[0, 255], [255, 255]], "uint8"))
+    assert np.array_equal(image(plot_map(file)), [[np.nan, 1], [2, 3]], equal_nan=True)
+
+
 def test_numbers_that_stand_for_others_are_drawn_in_the_unit(tif):
     values = xr.DataArray(
         np.array([[10, -1], [20, 30]], "int16"),
@@ -139,6 +146,8 @@ def test_classes_have_one_colour_each_and_a_legend_of_those_that_occur(tif):
     # The same class has the same colour where another one is missing.
     other = plot_map(tif(np.where(values == 0, 4, values), nodata=-1, tags=LEGEND))
     assert legend(other) == {"open forest": "#D55E00", "bare": "#009E73"}
+    more = plot_map(tif(np.where(values == 0, 2, values), nodata=-1, tags=LEGEND))
+    assert legend(more) == {"open forest": "#D55E00", "2": "#CC79A7"}
 
 
 def test_names_and_colours_can_be_given(tif):

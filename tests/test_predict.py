@@ -14,6 +14,15 @@ from geowb.models import build
 from geowb.predict import map_scenes
 from geowb.predict.grid import Axis, Grid, reflected
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _low_units():
+    """Units of few rows, so that scenes of a test have several, with seams between them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geowb.predict.grid._UNIT_ROWS", 40)
+        yield
+
+
 SIDE = st.one_of(st.integers(1, 12), st.integers(1, 150))
 
 

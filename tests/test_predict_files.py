@@ -389,6 +389,36 @@ def open_units(file, target):
     return task.grid.units
 
 
+def test_a_group_that_could_not_be_written_leaves_its_unit_undone(tmp_path, file, monkeypatch):
+    """Groups that were queued behind it must not finish the unit without it."""
+    from geowb.predict import job
+
+    real, calls = job.Writer.put, []
+
+    def fails_once(self, *rest):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "once")
+        real(self, *rest)
+
+    monkeypatch.setattr(job.Writer, "put", fails_once)
+    with pytest.raises(OSError, match="once"):
+        predict_scene(Blur(), file, tmp_path / "map.tif", **HOW)
+    assert not list((tmp_path / ".map.tif.partial").glob("unit-*.json"))
+    made = predict_scene(Blur(), file, tmp_path / "map.tif", **HOW)
+    other = predict_scene(Blur(), file, tmp_path / "other.tif", **HOW)
+    assert np.array_equal(made.open().values, other.open().values)
+
+
+def test_a_unit_with_nothing_between_its_seams(tmp_path):
+    values = counts(200, 60)
+    file = raster(tmp_path / "scene.tif", values)
+    how = {"tile": 32, "overlap": 16, "blend": 16, "batch_size": 53, "progress": False}
+    made = predict_scene(Pixelwise(), file, tmp_path / "map.tif", **how)
+    assert made.units > 1
+    np.testing.assert_allclose(made.open().values, truth(values), rtol=1e-6)
+
+
 def test_what_another_request_left_is_not_used(tmp_path, file, values, monkeypatch):
     from geowb.predict import units
 
@@ -502,12 +532,19 @@ def test_many_scenes_in_one_call(tmp_path, values):
     assert [one.seconds for one in again] == [0.0] * 3
     assert [one.file.name for one in again] == ["s0.tif", "s1.tif", "s2.tif"]
     assert np.allclose(again[2].open().values, truth(counts(40, 50, seed=2)), rtol=1e-6)
+    mine = tmp_path / "c_confidence.tif"
+    mine.write_bytes(b"mine")
+    with pytest.raises(RequestError, match=r"c_confidence.tif exists"):
+        predict_scene(Blur(outputs=2), files[0], tmp_path / "c.tif",
+                      output=["classes", "confidence"], **how)  # fmt: skip
+    assert mine.read_bytes() == b"mine"
     with pytest.raises(RequestError, match="Two scenes are called s0"):
         predict_scenes(Pixelwise(), [files[0], files[0]], tmp_path / "maps")
 
 
-def test_a_cluster_makes_the_same_map(tmp_path):
+def test_a_cluster_makes_the_same_map(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("geowb.predict.grid._UNIT_ROWS", 48)
     file = raster(tmp_path / "scene.tif", counts(300, 130))
     how = HOW | {"output": ["classes", "probabilities"]}
     alone = predict_scene(Blur(outputs=3), file, tmp_path / "alone.tif", **how)
@@ -515,6 +552,7 @@ def test_a_cluster_makes_the_same_map(tmp_path):
                                   dashboard_address=None) as cluster:  # fmt: skip
         address = cluster.scheduler_address
         made = predict_scene(Blur(outputs=3), file, tmp_path / "map.tif", scheduler=address, **how)
+        assert made.units > 3
         gone = damaged(tmp_path)
         with pytest.raises(DataError, match="cannot be read in rows"):
             predict_scene(Pixelwise(), gone, tmp_path / "bad.map.tif", scheduler=address, **HOW)
@@ -541,6 +579,8 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
 
     assert geowb("a.tif", "out.tif").out == "out.tif\n"
     assert "It was there already" in geowb("a.tif", "out.tif").err
+    assert geowb("a.tif", "out.zarr").out == "out.zarr\n"
+    assert "It was there already" in geowb("a.tif", "out.zarr").err
     assert geowb("a.tif", "b.tif", "maps").out == "maps/a.tif\nmaps/b.tif\n"
     geowb(*(f"band{i}.tif" for i in range(6)), "bands.tif", "--as", "bands")
     first, second = (rasterio.open(name).read() for name in ("out.tif", "bands.tif"))

@@ -142,12 +142,13 @@ def predict(
         "overwrite": overwrite,
         "progress": not quiet,
     }
+    one_file = Path(out).suffix.lower() in (".tif", ".tiff", ".zarr")  # a Zarr is a folder too
     try:
         if together != "scenes":
             made = [predict_scene(model, sources, out, stack=together, **how)]
-        elif len(sources) == 1 and Path(out).suffix and not Path(out).is_dir():
+        elif len(sources) == 1 and (one_file or (Path(out).suffix and not Path(out).is_dir())):
             made = [predict_scene(model, sources[0], out, **how)]
-        elif Path(out).suffix and not Path(out).is_dir():
+        elif one_file or (Path(out).suffix and not Path(out).is_dir()):
             raise RequestError(
                 f"{len(sources)} scenes cannot go into one file, {out}: name a folder last, or say "
                 "--as bands or --as dates if they are one scene."

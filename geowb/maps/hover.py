@@ -89,9 +89,9 @@ def explain(made: Any, shown: list[Layer]) -> None:
     hover = Hover(shown)
     made.on_interaction(hover)
     made.add(WidgetControl(widget=hover.line, position="bottomleft"))
-    if legends := [_legend(one) for one in shown]:
-        told = f'<div style="{_BOX} max-height: 300px; overflow: auto;">{"".join(legends)}</div>'
-        made.add(WidgetControl(widget=HTML(told), position="bottomright"))
+    legends = "".join(_legend(one) for one in shown)
+    told = f'<div style="{_BOX} max-height: 300px; overflow: auto;">{legends}</div>'
+    made.add(WidgetControl(widget=HTML(told), position="bottomright"))
 
 
 def _legend(layer: Layer) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.labels.grid import Grid
 from geowb.maps.files import open_map
-from geowb.maps.looks import Look, drawn, span
+from geowb.maps.looks import Look, drawn, file_of, span
 from geowb.maps.parts import grid_of, named, plane, read
 from geowb.maps.tiles import quick, scaled, written
 
@@ -132,9 +132,9 @@ def map_layer(
     picture = drawn(source, size=_SEEN, limits=limits, cmap=cmap)
     found, look = picture.map, picture.look
     grid = _located(found, source)
-    if isinstance(source, (str, Path)) and not str(source).rstrip("/").endswith(".zarr"):
-        return Layer(name, quick(str(source), folder), found, grid, look)
-    file = written(found.expand_dims("band"), grid, folder)
+    if file := file_of(source):
+        return Layer(name, quick(file, folder), found, grid, look)
+    file = written([found], grid, folder)
     kept = {key: found.attrs[key] for key in ("scale_factor", "add_offset") if key in found.attrs}
     stored = open_map(file)
     return Layer(name, file, stored.assign_attrs(stored.attrs | kept), grid, look)
@@ -162,11 +162,11 @@ def composite_layer(
         )
     places = [known.index(band) for band in picked]
     planes = found.isel(band=places).transpose("band", "y", "x")
-    grid = _located(planes.isel(band=0, drop=True), file or "the scene")
+    grid = _located(planes.isel(band=0, drop=True), file or None)
     if file:
         file = quick(file, folder)
     else:
-        file = written(planes, grid, folder)
+        file = written(list(planes), grid, folder)
         planes, places = open_map(file), [0, 1, 2]
     numbers = tuple(place + 1 for place in places)
     stretch = _stretch(file, numbers)

@@ -18,6 +18,7 @@ from geowb.errors import RequestError
 from geowb.maps.files import open_map
 from geowb.maps.hover import explain
 from geowb.maps.layers import Layer, composite_layer, map_layer
+from geowb.maps.looks import file_of
 from geowb.maps.tiles import tiles
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ def _bottom(
             f"A scene is shown as (band, y, x); this has {', '.join(map(str, found.dims))}: choose "
             "one of the others with isel."
         )
-    file = "" if isinstance(scene, xr.DataArray) else str(scene)
-    return composite_layer(found, _name(scene), folder, file=file, bands=bands)
+    return composite_layer(found, _name(scene), folder, file=file_of(scene), bands=bands)
 
 
 def _date(scene: xr.Dataset, time: int) -> xr.DataArray:

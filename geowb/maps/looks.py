@@ -16,7 +16,7 @@ from geowb.plots import COLOURS
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Look", "Picture", "drawn", "span"]
+__all__ = ["Look", "Picture", "drawn", "file_of", "span"]
 
 #: Whole numbers without a unit and without names are classes up to so many different ones.
 _MOST = 32
@@ -77,7 +77,7 @@ def drawn(
     """
     _checked(limits, cmap, size)
     found = plane(source, variable)
-    file = _file(source)
+    file = file_of(source)
     own = _table(file) if colours is None and file else {}
     names = {} if own and classes is None and not found.attrs.get("flag_meanings") else None
     names = named(found, classes) if names is None else names
@@ -90,8 +90,8 @@ def drawn(
         look = Look(unit, span(values[given], limits), cmap)
     else:
         occurring = [int(value) for value in np.unique(values[given])]
-        known = {value: str(value) for value in occurring} | dict(names)
-        known = dict(sorted(known.items()))
+        known = dict(sorted(names.items()))  # first, so that others do not change their colours
+        known |= {value: str(value) for value in occurring if value not in known}
         look = Look(classes=known, colours=_colours(known, own, colours))
     return Picture(found, *_north_up(found, values, given), look)
 
@@ -132,7 +132,7 @@ def _checked(limits: Any, cmap: str, size: int) -> None:
 # --- reading ---------------------------------------------------------------------------------
 
 
-def _file(source: Any) -> str:
+def file_of(source: Any) -> str:
     """Name of the raster file that a map is; empty for a Zarr and for an array."""
     if isinstance(source, (str, Path)) and not str(source).rstrip("/").endswith(".zarr"):
         return str(source)

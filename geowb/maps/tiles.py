@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +25,21 @@ __all__ = ["nodata_of", "quick", "scaled", "tiles", "written"]
 
 #: Files with an edge of more pixels need overviews.
 _LARGE = 512
+#: Options of GDAL that the tile server sets in the environment.
+_SET = ("GDAL_DISABLE_READDIR_ON_OPEN", "GDAL_NUM_THREADS")
 #: Colour of a class that has none.
 _OTHER = "#808080"
 
 
-def written(planes: xr.DataArray, grid: Grid, folder: Path) -> str:
-    """Write an array ``(band, y, x)`` into a GeoTIFF of its own type, a part at a time."""
+def written(planes: Sequence[xr.DataArray], grid: Grid, folder: Path) -> str:
+    """Write arrays ``(y, x)`` into a GeoTIFF of their own type, a part at a time."""
     import rasterio
     from rasterio.windows import Window
 
-    kind = {"bool": "uint8", "float16": "float32"}.get(planes.dtype.name, planes.dtype.name)
+    first = planes[0]
+    kind = {"bool": "uint8", "float16": "float32"}.get(first.dtype.name, first.dtype.name)
     if not rasterio.dtypes.check_dtype(kind) or "complex" in kind:
-        raise DataError(f"A map is of numbers; this one is of {planes.dtype}.")
+        raise DataError(f"A map is of numbers; this one is of {first.dtype}.")
     file = _new(folder, "tif")
     profile = {
         "driver": "GTiff",
@@ -43,12 +47,13 @@ def written(planes: xr.DataArray, grid: Grid, folder: Path) -> str:
         "height": grid.height,
         "count": len(planes),
         "dtype": kind,
-        "crs": planes.rio.crs,
+        "crs": first.rio.crs,
         "transform": grid.transform,
-        "nodata": nodata_of(planes),
+        "nodata": nodata_of(first),
     }
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate"}
-    with rasterio.open(file, "w", **profile, **layout, zlevel=1, bigtiff="if_safer") as raster:
+    more = {"zlevel": 1, "bigtiff": "if_safer"}
+    with _cache(), rasterio.open(file, "w", **profile, **layout, **more) as raster:
         for number, one in enumerate(planes, start=1):
             for rows, columns in windows(one):
                 window = Window.from_slices(rows, columns)
@@ -81,10 +86,17 @@ def _reduce(file: Path) -> None:
     import rasterio
     from rasterio.enums import Resampling
 
-    with rasterio.open(file, "r+") as raster:
+    with _cache(), rasterio.open(file, "r+") as raster:
         longest = max(raster.shape)
         if smaller := [2**n for n in range(1, 16) if longest / 2**n >= 256]:
             raster.build_overviews(smaller, Resampling.nearest)
+
+
+def _cache() -> Any:
+    """Keep GDAL's block cache small: by default it takes a twentieth of the memory."""
+    import rasterio
+
+    return rasterio.Env(GDAL_CACHEMAX=64 * 2**20)
 
 
 def _new(folder: Path, suffix: str) -> Path:
@@ -113,10 +125,12 @@ def tiles(layer: Layer, *, opacity: float = 1.0) -> Any:
     """
     from localtileserver import TileClient
 
-    # Else the tile server turns it off for the whole process, and files lose their overviews,
-    # colours and georeference where these lie beside them.
-    os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "FALSE")
+    # The tile server sets them for the whole process, in which files then lose what lies beside
+    # them, such as overviews, and are decoded by threads that keep errors to themselves.
+    before = {name: os.environ.get(name) for name in _SET}
     client = TileClient(layer.file)
+    for name in (name for name, value in before.items() if value is None):
+        os.environ.pop(name, None)
     south, north, west, east = client.bounds()
     if "google.colab" in sys.modules or any(name.startswith("VSCODE") for name in os.environ):
         client.enable_jupyter_loopback()  # a browser elsewhere: tiles go through the kernel
@@ -181,7 +195,9 @@ def _class_style(look: Look) -> dict[str, Any]:
             f"The classes have values from {first} to {last}; on a screen map they can be at most "
             "255 apart. Number them anew, or draw the map with plot_map."
         )
-    start = 0 if first >= 0 and last <= 255 else first
+    if first >= 0 and last <= 255:
+        start = 0 if last == 255 else -1  # a place for what lies below the classes
+    else:
+        start = first if last - first == 255 else first - 1
     colours = [look.colours.get(start + n, _OTHER) for n in range(256)]
-    # A quarter more than the value, so that it stays itself when the fraction is cut off.
-    return {"vmin": start - 0.25, "vmax": start + 254.75, "colormap": ListedColormap(colours)}
+    return {"vmin": start, "vmax": start + 255, "colormap": ListedColormap(colours)}

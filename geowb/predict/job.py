@@ -236,6 +236,8 @@ class Writer:
 
 def _write(file: BinaryIO, values: np.ndarray) -> None:
     """Write all of an array; an unbuffered file may take a part of it at a time."""
+    if not values.size:  # a unit of one row of tiles may have nothing between its seams
+        return
     left = memoryview(values).cast("B")
     while left:
         left = left[file.write(left) :]

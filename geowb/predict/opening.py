@@ -254,10 +254,20 @@ def _plane(name: str, array: xr.DataArray, nodata: float | None, scale: float | 
 
 
 def _numbers(array: xr.DataArray) -> tuple[float, float]:
-    """Factor and offset that make counts of what a file says of its numbers."""
-    told = {**array.encoding, **array.attrs}
-    scale = float(np.ravel(told.get("scales", told.get("scale_factor", 1.0)))[0])
-    offset = float(max(np.ravel(told.get("offsets", told.get("add_offset", 0.0))), key=abs))
+    """Factor and offset that make counts of what a file says of its numbers.
+
+    What stands in the encoding has been applied when the array was decoded.
+    """
+    told = array.attrs
+    scales = set(np.ravel(told.get("scales", told.get("scale_factor", 1.0))).tolist())
+    offsets = set(np.ravel(told.get("offsets", told.get("add_offset", 0.0))).tolist())
+    if len(scales) > 1 or len(offsets) > 1:
+        raise RequestError(
+            f"The file says other scales or offsets for its bands ({sorted(scales)}, "
+            f"{sorted(offsets)}): bring them to one, or say scale=1 (--scale 1) to take the "
+            "numbers as they are stored."
+        )
+    scale, offset = scales.pop(), offsets.pop()
     if scale in (0.0, 1.0):
         return 1.0, offset
     return scale * 10_000, offset * 10_000  # reflectance = number * scale + offset

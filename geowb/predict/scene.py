@@ -155,8 +155,7 @@ def predict_scene(
     request = request_of(task, kind)
     files = _files(target, task.outputs, kind)
     pixels = task.scene.shape[0] * task.scene.shape[1]
-    if target.exists() and not overwrite:
-        _check_made(target, files, request)
+    if not overwrite and _is_made(files, request):
         return Prediction(files, pixels, 0.0)
     partial = target.with_name(f".{target.name}.partial")
     if not target.parent.is_dir():
@@ -251,13 +250,16 @@ def _files(target: Path, outputs: Outputs, kind: str) -> dict[str, Path]:
     return {names[0]: target, **others}
 
 
-def _check_made(target: Path, files: Mapping[str, Path], request: str) -> None:
-    """Refuse to replace what another request made; what this one made is there already."""
-    if made_by(target) != request or not all(file.exists() for file in files.values()):
-        raise RequestError(
-            f"{target} exists, and is not the map of this request: choose another name, or replace "
-            "it with overwrite=True (--overwrite)."
-        )
+def _is_made(files: Mapping[str, Path], request: str) -> bool:
+    """Whether this request has made all files; none that something else made may be there."""
+    there = [file for file in files.values() if file.exists()]
+    for file in there:
+        if made_by(file) != request:
+            raise RequestError(
+                f"{file} exists, and is not the map of this request: choose another name, or "
+                "replace it with overwrite=True (--overwrite)."
+            )
+    return len(there) == len(files)
 
 
 def map_scenes(

@@ -55,10 +55,10 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
     with ready(task.model, task.way) as (model, device), ExitStack() as stack:
         pinned = str(device).startswith("cuda")
+        blender = _Blender(task, job)
+        stack.callback(blender.close)  # after both pools have ended
         reading = stack.enter_context(_pool(4 if pinned else 1))
         writing = stack.enter_context(_pool(1))
-        blender = _Blender(task, job)
-        stack.callback(blender.close)
         batches: deque[tuple[int, Group, Future]] = deque()
         written: deque[Future] = deque()
 
@@ -149,6 +149,7 @@ class _Blender:
         self._writer: Writer | None = None
         self._carry: np.ndarray | None = None
         self._not_finite = 0
+        self._failed = False
         self._weights: dict[tuple, np.ndarray] = {}
 
     def close(self) -> None:
@@ -158,6 +159,14 @@ class _Blender:
 
     def add(self, unit: int, group: Group, given: list[torch.Tensor], seen: np.ndarray) -> int:
         """Blend and write a group, batches of ``(n, K, y, x)``; give the pixels that are done."""
+        if self._failed:  # what was queued behind a group that failed would go on without it
+            raise RuntimeError("an earlier group could not be written")
+        self._failed = True
+        done = self._add(unit, group, given, seen)
+        self._failed = False
+        return done
+
+    def _add(self, unit: int, group: Group, given: list[torch.Tensor], seen: np.ndarray) -> int:
         y, x = self.task.grid.y, self.task.grid.x
         tiles = [tile for batch in given for tile in batch.cpu().numpy()]
         with full_disk(self.job.folder):
