@@ -149,6 +149,7 @@ def _of_entry(
 def _opened(path: str) -> xr.DataArray:
     """Open a raster lazily; its numbers stay as they are stored."""
     import rioxarray
+    import xarray as xr
 
     from geowb.catalog.read import open_quietly
 
@@ -156,7 +157,7 @@ def _opened(path: str) -> xr.DataArray:
         raise RequestError(f"There is no file '{path}', and no such catalog entry.")
     with bounded_cache():
         found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
-    if isinstance(found, list) or not hasattr(found, "dims"):
+    if not isinstance(found, xr.DataArray):
         raise RequestError(
             f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "
             "pass the array."

@@ -133,7 +133,8 @@ def predict_scene(
     scheduler
         Address of a dask scheduler whose workers share this file system; they make units of rows.
     overwrite
-        Replace a map of another request. A map of the same request is not made again.
+        Make the map also where there is one. Without it a map of the same request is left, and one
+        of another refused.
 
     Raises
     ------
