@@ -74,14 +74,12 @@ def class_names(found: xr.DataArray) -> dict[int, str]:
 
 def _raster(source: str | Path) -> xr.DataArray:
     import rioxarray
-    from rasterio.errors import RasterioIOError
+
+    from geowb.catalog.read import open_quietly
 
     if not str(source).startswith(("http", "/vsi", "s3:")) and not Path(source).exists():
         raise RequestError(f"There is no map '{source}'.")
-    try:
-        return rioxarray.open_rasterio(source, cache=False, lock=False)
-    except RasterioIOError as error:
-        raise DataError(f"'{source}' is not a raster that can be read: {error}") from error
+    return open_quietly(rioxarray.open_rasterio, source, cache=False, lock=False)
 
 
 def _variable(folder: Path, variable: str) -> xr.DataArray:

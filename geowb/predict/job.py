@@ -16,7 +16,7 @@ import numpy as np
 
 from geowb.errors import DataError, RequestError
 from geowb.predict.grid import Grid
-from geowb.predict.outputs import Output, Outputs
+from geowb.predict.outputs import Outputs
 
 __all__ = ["Job", "Raw", "full_disk"]
 
@@ -161,10 +161,6 @@ class Job:
         """Write finished values ``(K, y, x)``, NaN for no data, as each of the outputs."""
         for output in self.outputs:
             self.raws[output.name].write(files[output.name], y, x, output.of(values))
-
-    def raw(self, output: Output) -> Raw:
-        """Return the numbers of an output."""
-        return self.raws[output.name]
 
     def remove(self) -> None:
         """Remove the folder."""

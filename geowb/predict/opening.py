@@ -188,7 +188,7 @@ def _of_array(name: str, data: xr.Dataset | xr.DataArray) -> list[list[_Image]]:
     import rioxarray  # noqa: F401 - gives .rio
     import xarray as xr
 
-    crs, transform = data.rio.crs, None
+    crs = data.rio.crs
     if isinstance(data, xr.Dataset):
         if "reflectance" not in data:
             has = ", ".join(map(str, data.data_vars)) or "none"

@@ -43,7 +43,7 @@ def prepared(
     scale: float | None = None,
     precision: str = "auto",
     channels_last: bool = True,
-    compiled: bool = False,
+    compile: bool = False,
     accelerator: str = "auto",
     **opening: Any,
 ) -> Task:
@@ -67,7 +67,7 @@ def prepared(
         batch_size = 2 ** (most.bit_length() - 1)
     if batch_size < 1:
         raise RequestError(f"batch_size is {batch_size}: a batch has 1 tile or more.")
-    way = Way(bf16, channels_last, compiled, accelerator)
+    way = Way(bf16, channels_last, compile, accelerator)
     with ready(model, way) as (_, device):
         example = torch.zeros(1, *scene.channels, tile, tile, device=device)
         outputs = outputs_for(model, output, example, level=level, units=units, classes=classes)
@@ -136,13 +136,13 @@ def request_of(task: Task, kind: str) -> str:
     return digest.hexdigest()
 
 
-def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
+def check_numbers(scene: Scene, card: Mapping[str, Any]) -> None:
     """Refuse numbers that are in another unit than the model's, and say the factor.
 
     >>> check_numbers(scene, model.card)  # doctest: +SKIP
 
     The middle of what windows all over the scene hold is compared with the means that the model
-    was given. What is sampled is returned, ``(C, T, n)``.
+    was given.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
     finite = np.abs(sample[np.isfinite(sample)])
     found = float(np.median(finite)) if finite.size else 0.0
     if not (np.isfinite(expected) and expected > 0 and found > 0):
-        return sample
+        return
     top = float(np.percentile(finite, 99))
     decades = np.log10(expected / found)
     if expected > 100 and top <= 2:
@@ -162,7 +162,7 @@ def check_numbers(scene: Scene, card: Mapping[str, Any]) -> np.ndarray:
     elif abs(decades) > _FAR:
         factor = 10.0 ** round(decades)
     else:
-        return sample
+        return
     raise RequestError(
         f"The numbers of '{scene.name}' are not what the model was trained on: half of them are "
         f"below {found:.3g}, where it expects about {expected:.4g}. If they are reflectance in "

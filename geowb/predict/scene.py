@@ -151,7 +151,7 @@ def predict_scene(
     task = prepared(
         model, source, tile=tile, overlap=overlap, blend=blend, batch_size=batch_size,
         missing=missing, unreadable=unreadable, scale=scale, precision=precision,
-        channels_last=channels_last, compiled=compile, accelerator=accelerator, **how, **opening,
+        channels_last=channels_last, compile=compile, accelerator=accelerator, **how, **opening,
     )  # fmt: skip
     request = request_of(task, kind)
     files = _files(target, task.outputs, kind)
@@ -300,7 +300,7 @@ def _mapped(
         make(task, job, None, progress=False)
         first = task.outputs.wanted[0]
         where = {"crs": task.scene.crs, "transform": transform_of(task)}
-        found = array(job.raws[first.name], first, task.outputs, **where)
+        found = array(job.raws[first.name], first, **where)
     if task.outputs.scale == 1 and {"y", "x"} <= set(scene.coords):
         found = found.assign_coords(y=scene["y"], x=scene["x"])
     return found.rename(None)

@@ -213,7 +213,7 @@ def write_zarr(
         data.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
 
 
-def array(raw: Raw, output: Output, outputs: Outputs, *, crs: Any, transform: Any) -> xr.DataArray:
+def array(raw: Raw, output: Output, *, crs: Any, transform: Any) -> xr.DataArray:
     """Load an output into memory, NaN (or the class's no-data value) where there is no data."""
     data = _dataset({output.name: raw}, Outputs((output,), 0, 1), crs, transform, {})
     found = data[output.name].load(scheduler="sync")
