@@ -104,7 +104,7 @@ class Scene:
     transform: Any
     tolerant: bool = False  # of what cannot be read: no data then
     missing: str = "all"
-    origin: str = ""  # digests of the files, as far as they are files
+    origin: str = ""  # digests of files, addresses of what is none
     damages: list[Damage] = field(default_factory=list)
     _sample: np.ndarray | None = None
 
@@ -112,6 +112,11 @@ class Scene:
     def channels(self) -> tuple[int, int]:
         """Numbers of bands and of dates."""
         return sum(len(plane.bands) for plane in self.dates[0]), len(self.dates)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it comes over a network, so that reading it is mostly waiting."""
+        return "://" in self.origin or "/vsi" in self.origin
 
     def window(self, top: int, bottom: int, left: int, right: int) -> Window:
         """Read a window that may reach beyond the scene, where it is mirrored."""

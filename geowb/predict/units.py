@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from dask.local import SynchronousExecutor
+from dask.system import cpu_count
 
 from geowb.models.wrapper import placed
 from geowb.predict.grid import Grid, Group
 from geowb.predict.job import Job, Writer, full_disk
+from geowb.predict.memory import kept
 from geowb.predict.outputs import Outputs
 from geowb.predict.source import Scene
 
@@ -49,24 +52,27 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
 
     >>> run_units(task, range(job.grid.units), job, tick=print)  # doctest: +SKIP
 
-    One thread or several read ahead, this one runs the model, one blends and writes: the processor
-    that runs the model waits for neither. `tick` is told of pixels that are done.
+    Where the model leaves something of the processor, or the scene comes over a network, threads
+    read ahead and blend and write what is done. Where the model takes all cores of the processor,
+    one after the other is faster: of a U-Net's two threads each waits for the other, which reading
+    beside them holds up. `tick` is told of pixels that are done.
     """
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
-    with ready(task.model, task.way) as (model, device), ExitStack() as stack:
-        pinned = str(device).startswith("cuda")
+    with kept(), ready(task.model, task.way) as (model, device), ExitStack() as stack:
+        pinned = device.type == "cuda"
+        spare = device.type != "cpu" or torch.get_num_threads() < cpu_count()
+        beside = spare or task.scene.remote
+        ahead = (2 * _AHEAD if pinned else _AHEAD) if beside else 1
         blender = _Blender(task, job)
         stack.callback(blender.close)  # after both pools have ended
-        reading = stack.enter_context(_pool(4 if pinned else 1))
-        writing = stack.enter_context(_pool(1))
+        reading = stack.enter_context(_pool((4 if pinned else 1) if beside else 0))
+        writing = stack.enter_context(_pool(int(beside)))
         batches: deque[tuple[int, Group, Future]] = deque()
         written: deque[Future] = deque()
 
         def read_on() -> None:
-            for unit, group in wanted:
-                batches.append((unit, group, reading.submit(read, task, group, pinned)))
-                if len(batches) >= (2 * _AHEAD if pinned else _AHEAD):
-                    return
+            while len(batches) < ahead and (one := next(wanted, None)):
+                batches.append((*one, reading.submit(read, task, one[1], pinned)))
 
         read_on()
         while batches:
@@ -76,16 +82,16 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
             tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
             given = [task.outputs.run(model, part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
-            while len(written) > _AHEAD:
+            while len(written) > (_AHEAD if beside else 0):
                 tick(written.popleft().result())
         for one in written:
             tick(one.result())
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that take up nothing more when the block ends, for whatever reason."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="geowb-predict")
+def _pool(threads: int) -> Iterator[Executor]:
+    """Threads that take up nothing more when the block ends, for whatever reason; 0 is here."""
+    pool = ThreadPoolExecutor(threads, "geowb-predict") if threads else SynchronousExecutor()
     try:
         yield pool
     finally:
