@@ -9,12 +9,10 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +21,7 @@ import pytest
 import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import Server
 
 from geowb.catalog import check_source, open_catalog, stac
 from geowb.catalog.fetch import _held, archive, download, member_problem, record, unpack
@@ -33,57 +32,10 @@ from geowb.errors import ChecksumError, DataError, DownloadError, RequestError
 BODY = bytes(range(256)) * 4000  # 1 MB
 
 
-class Server:
-    """Files by path; `cut` breaks transfers off, `seen` records what was asked."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {"/a.bin": BODY}
-        self.cut: list[int] = []
-        self.ranges = True
-        self.seen: list[str] = []
-        self.tokens: dict[str, set[str | None]] = {}
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.do_GET(body=False)
-
-            def do_GET(self, body: bool = True) -> None:
-                data = owner.files.get(self.path)
-                asked = self.headers.get("Range", "")
-                owner.tokens.setdefault(self.path, set()).add(self.headers.get("Authorization"))
-                owner.seen.append(f"{self.path} {asked}".strip())
-                if data is None:
-                    self.send_error(404)
-                    return
-                etag, first, last = f'"{hashlib.md5(data).hexdigest()}"', 0, len(data) - 1
-                same = self.headers.get("If-Range", etag) == etag
-                if asked and owner.ranges and same:
-                    low, _, high = asked.removeprefix("bytes=").partition("-")
-                    first, last = int(low), min(int(high or last), last)
-                    self.send_response(206 if first <= last else 416)
-                    self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-                else:
-                    self.send_response(200)
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("ETag", etag)
-                part = data[first : last + 1]
-                self.send_header("Content-Length", str(len(part)))
-                self.end_headers()
-                if body:
-                    self.wfile.write(part[: owner.cut.pop(0)] if owner.cut else part)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
+    server.files["/a.bin"] = BODY
     yield server
     server.http.shutdown()
     server.http.server_close()

@@ -404,6 +404,24 @@ def test_zones_that_tile_the_map_add_up_to_it(crs, transform):
                                                  rel=1e-6)  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["quantity", "classes"])
+@pytest.mark.parametrize(("crs", "transform"), [(32722, UTM), (4326, DEGREES)])
+def test_which_share_of_a_polygon_has_data_is_told(crs, transform, kind):
+    """The rest has none, or lies beside the map."""
+    values = np.ones((10, 10), "float32" if kind == "quantity" else "int16")
+    values[:, :5] = np.nan if kind == "quantity" else -1
+    legend = {"flag_values": [1], "flag_meanings": "wood"} if kind == "classes" else {}
+    found = array(values, crs, transform, None if kind == "quantity" else -1, **legend)
+    places = [(0, 0, 10, 10), (5, 0, 10, 10), (5, 0, 5, 10), (6.2, -3, 1.3, 6), (20, 20, 3, 3)]
+    table = zonal_summary(found, polygons(*(box(*at, transform) for at in places), crs=crs))
+    np.testing.assert_allclose(table["covered"], [0.5, 0.5, 1, 0.5, 0], rtol=1e-3)
+    assert table["covered"][2] == pytest.approx(1, abs=1e-9)
+    degrees = polygons(*(box(*at, transform) for at in places), crs=crs).to_crs(4326)
+    geod = Geod(ellps="WGS84")
+    whole = [abs(geod.geometry_area_perimeter(shape)[0]) / 1e6 for shape in degrees.geometry]
+    np.testing.assert_allclose(table["km2"], table["covered"] * whole, rtol=1e-3)
+
+
 def test_a_polygon_smaller_than_a_pixel_has_its_own_area():
     values = np.arange(16.0).reshape(4, 4)
     small = polygons(box(1.25, 2.5, 0.1, 0.2), box(1.9, 2.5, 0.4, 0.01), name=["in", "across"])

@@ -1,5 +1,7 @@
 """A map equals the model on the whole scene, whatever the sizes."""
 
+from threading import current_thread
+
 import numpy as np
 import pytest
 import torch
@@ -238,6 +240,76 @@ def test_a_model_that_gives_no_number_is_told_and_written_as_no_data(tmp_path):
     dark = int((one.reflectance[0, 0] < 300).sum())
     assert 0 < dark == made.not_finite == int(np.isnan(made.open().values).sum())
     assert f"no number for {dark:,} pixels" in made.told()[0]
+    again = predict_scene(Root(), one, tmp_path / "a.tif", tile=32, overlap=8, progress=False)
+    assert (again.seconds, again.not_finite) == (0.0, dark)
+
+
+def test_a_pixel_for_which_only_one_of_two_units_has_no_number_is_counted(tmp_path):
+    """In the seam between two units both count; each tile of this model lacks its first rows."""
+    from geowb.predict import predict_scene
+
+    class Top(torch.nn.Module):
+        def forward(self, x):
+            given = x[:, :1, 0].clone()
+            given[:, :, :3] = float("nan")
+            return given
+
+    one = scene(170, 60)
+    how = {"tile": 32, "overlap": 8, "blend": 8, "batch_size": 2, "progress": False}
+    made = predict_scene(Top(), one, tmp_path / "a.tif", **how)
+    assert made.units > 2
+    assert made.not_finite == int(np.isnan(made.open().values).sum()) > 0
+
+
+def test_reading_and_writing_beside_the_model_or_after_it_is_the_same(tmp_path, monkeypatch):
+    """What is done depends on the cores that the model leaves; both ways on any machine."""
+    from geowb.predict import predict_scene, units
+
+    found, threads = [], []
+    real = units.read
+    monkeypatch.setattr(
+        units, "read", lambda *a: (threads.append(current_thread().name), real(*a))[1]
+    )
+    for cores in (torch.get_num_threads(), torch.get_num_threads() + 1):
+        monkeypatch.setattr(units, "cpu_count", lambda cores=cores: cores)
+        file = tmp_path / f"{cores}.tif"
+        made = predict_scene(Blur(2), scene(150, 140), file, tile=32, overlap=8, progress=False)
+        found.append(made.open().values)
+    assert {name.partition("_")[0] for name in threads} == {"MainThread", "geowb-predict"}
+    assert np.array_equal(*found)
+
+
+def test_a_batch_for_which_there_is_no_memory_is_said(tmp_path):
+    from geowb.predict import predict_scene
+
+    class Hungry(Blur):
+        def forward(self, x):
+            if len(x) > 1:
+                torch.empty(2**58)
+            return super().forward(x)
+
+    with pytest.raises(ModelError, match=r"no memory for a batch of 4 tiles .*batch_size=2"):
+        predict_scene(Hungry(2), scene(60, 60), tmp_path / "a.tif", tile=16, batch_size=4,
+                      progress=False)  # fmt: skip
+    assert not (tmp_path / "a.tif").exists()
+
+
+def test_what_a_model_holds_beside_its_weights_is_part_of_the_request(tmp_path):
+    from geowb.predict import predict_scene
+
+    class Times(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x):
+            return x[:, :1, 0] * self.factor
+
+    how = {"tile": 32, "progress": False}
+    predict_scene(Times(2.0), scene(40, 40), tmp_path / "a.tif", **how)
+    assert predict_scene(Times(2.0), scene(40, 40), tmp_path / "a.tif", **how).seconds == 0
+    with pytest.raises(RequestError, match="is not the map of this request"):
+        predict_scene(Times(3.0), scene(40, 40), tmp_path / "a.tif", **how)
 
 
 def test_a_model_stays_as_it_was():

@@ -13,18 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 import xarray as xr
 from predicting import TRANSFORM, Blur, Layer, Pixelwise, counts, raster, sparse
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 from scenes import scene
 
 from geowb.bands import HLS6
 from geowb.errors import DataError, RequestError
-from geowb.maps import open_map
+from geowb.maps import area_per_class, open_map
 from geowb.models import build, save
 from geowb.predict import open_scene, predict_scene, predict_scenes
 
+BIG = {"tile": 128, "progress": False}
 HOW = {"tile": 32, "overlap": 8, "blend": 4, "batch_size": 2, "progress": False}
 PROGRAM = Path(__file__).with_name("predicting.py")
 
@@ -82,13 +85,16 @@ def test_several_outputs_are_several_files_or_variables(tmp_path, file):
         assert one.rio.crs == other.rio.crs
         assert one.rio.transform() == other.rio.transform()
     with rasterio.open(tif.files["probabilities"]) as found:
-        assert found.descriptions == ("forest", "open_water", "sand")
+        assert found.descriptions == ("forest", "open water", "sand")
     with rasterio.open(tif.file) as found:
         assert (found.dtypes, found.nodata) == (("uint8",), 255)
         assert found.tags()["flag_meanings"] == "forest open_water sand"
     data = xr.open_zarr(tmp_path / "map.zarr", consolidated=False)
     assert data["probabilities"].dims == ("class", "y", "x")
-    assert data["probabilities"].attrs["flag_meanings"] == "forest open_water sand"
+    assert data["probabilities"].attrs["class_names"] == asked["classes"]
+    assert "flag_meanings" not in tif.open("probabilities").attrs  # they are no classes
+    with pytest.raises(DataError, match="several bands"):
+        area_per_class(tif.files["probabilities"])
     assert np.allclose(data.y.values, open_map(tif.file).y.values)
 
 
@@ -147,12 +153,23 @@ def test_a_target_that_exists_is_not_replaced_unless_it_is_said(tmp_path, file, 
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("map.png", "neither .tif nor .zarr"), ("no/such/folder/map.tif", "There is no folder")],
+    [
+        ("map.png", "neither .tif nor .zarr"),
+        ("no/such/folder/map.tif", "There is no folder"),
+        ("scene.tif", "is what the map is made of"),
+        ("folder.tif", "is a folder, and the map would be a file"),
+        ("file.zarr", "is a file, and the map would be a folder"),
+    ],
 )
 def test_targets_that_cannot_be_are_refused(tmp_path, file, target, message):
-    with pytest.raises(RequestError, match=message):
-        predict_scene(Pixelwise(), file, tmp_path / target, **HOW)
-    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+    (tmp_path / "folder.tif").mkdir()
+    (tmp_path / "file.zarr").write_bytes(b"mine")
+    before = file.read_bytes()
+    for source in (file, [file]):
+        with pytest.raises(RequestError, match=message):
+            predict_scene(Pixelwise(), source, tmp_path / target, overwrite=True, **HOW)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.zarr", "folder.tif", "scene.tif"]
+    assert file.read_bytes() == before
 
 
 # --- sources ------------------------------------------------------------------------------------
@@ -280,6 +297,24 @@ def test_a_missing_crs_is_said_and_can_be_given(tmp_path, values):
         open_scene(raster(tmp_path / "own.tif", values), crs="EPSG:31982")
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_scene_whose_pixels_lie_nowhere_is_refused(tmp_path, values):
+    """Ground control points give a CRS, but no transform."""
+    corners = [(row, col) for row in (0, 150) for col in (0, 130)]
+    points = [GroundControlPoint(row, col, 10 + col / 1e4, 50 - row / 1e4) for row, col in corners]
+    file = raster(tmp_path / "gcps.tif", values, crs=None, transform=None)
+    with rasterio.open(file, "r+") as found:
+        found.gcps = (points, "EPSG:4326")
+    with pytest.raises(RequestError, match=r"gcps.tif' has a CRS, but no transform .*gdalwarp"):
+        predict_scene(Pixelwise(), file, tmp_path / "map.tif", **HOW)
+    made = predict_scene(Pixelwise(), file, tmp_path / "map.tif", crs="none", **HOW)
+    assert made.open().rio.crs is None
+    line = xr.DataArray(counts(1, 40), dims=("band", "y", "x"),
+                        coords={"y": [7e6], "x": np.arange(40) * 30.0})  # fmt: skip
+    with pytest.raises(RequestError, match="coordinates of one pixel"):
+        open_scene(line.rio.write_crs(32722))
+
+
 def test_a_rotated_scene_keeps_its_transform(tmp_path, values):
     turned = TRANSFORM @ rasterio.Affine.rotation(30)
     file = raster(tmp_path / "turned.tif", values, transform=turned)
@@ -295,6 +330,34 @@ def test_odd_sizes(tmp_path, shape):
     file = raster(tmp_path / "odd.tif", values)
     made = predict_scene(Pixelwise(), file, tmp_path / "map.tif", **HOW)
     assert np.allclose(made.open().values, truth(values), rtol=1e-6)
+
+
+def test_a_cog_at_an_address_is_read_in_parts(tmp_path):
+    file = raster(tmp_path / "a.tif", counts(700, 600))
+    made = predict_scene(Layer(), file, tmp_path / "a.map.tif", **BIG)
+    (tmp_path / "web").mkdir()
+    cog = tmp_path / "web/cog.tif"
+    rasterio.shutil.copy(file, cog, driver="COG", BLOCKSIZE=128)
+    with subprocess.Popen([sys.executable, PROGRAM.with_name("serving.py"), cog.parent],
+                          stdout=subprocess.PIPE, text=True) as server:  # fmt: skip
+        try:
+            url = server.stdout.readline().strip()
+            assert open_scene(f"{url}/cog.tif").remote
+            assert not open_scene(file).remote
+            found = predict_scene(Layer(), f"{url}/cog.tif", tmp_path / "b.tif", **BIG)
+            again = predict_scene(Layer(), f"{url}/cog.tif", tmp_path / "b.tif", **BIG)
+            with pytest.raises(DataError, match=r"no.tif' is not a raster that can be read"):
+                predict_scene(Layer(), f"{url}/no.tif", tmp_path / "c.tif", **BIG)
+        finally:
+            server.terminate()
+        seen = server.stdout.read().splitlines()
+    assert np.array_equal(found.open().values, made.open().values)
+    assert again.seconds == 0
+    assert found.open().attrs["geowb_scene"] == "cog.tif"
+    parts = [line.partition("bytes=")[2] for line in seen if line.startswith("/cog.tif bytes=")]
+    sizes = [int(high) - int(low) for low, high in (part.split("-") for part in parts)]
+    assert len(sizes) > 2
+    assert max(sizes) < cog.stat().st_size / 2
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -347,7 +410,9 @@ def test_a_block_that_cannot_be_read_fails_or_is_no_data_and_told(tmp_path, thre
     assert gone.sum() == 64 * 64
     assert [damage[:5] for damage in made.damages] == [("bad.tif", 64, 128, 64, 128)]
     assert "rows 64-127, columns 64-127" in made.told()[0]
-    assert "rows 64-127" in found.attrs["geowb_unreadable"]
+    assert json.loads(found.attrs["geowb_unreadable"])[0]["top"] == 64
+    again = predict_scene(Pixelwise(), file, tmp_path / "map.tif", unreadable="nodata", **HOW)
+    assert (again.seconds, again.damages, again.told()) == (0.0, made.damages, made.told())
     assert np.allclose(found.values[~gone], truth(counts(192, 192))[~gone], rtol=1e-6)
 
 
@@ -370,7 +435,7 @@ def test_after_a_kill_the_same_command_goes_on_and_gives_the_same_pixels(tmp_pat
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not target.exists()
     assert sorted(p.name for p in tmp_path.glob("map*")) == []
-    kept = len(list((tmp_path / f".map{suffix}.partial").glob("unit-*.json")))
+    kept = len(list(tmp_path.glob(f".map{suffix}.*.partial/unit-*.json")))
     assert 0 < kept < units
     again = run(file, target, *how)
     assert again.returncode == 0, again.stderr
@@ -404,7 +469,7 @@ def test_a_group_that_could_not_be_written_leaves_its_unit_undone(tmp_path, file
     monkeypatch.setattr(job.Writer, "put", fails_once)
     with pytest.raises(OSError, match="once"):
         predict_scene(Blur(), file, tmp_path / "map.tif", **HOW)
-    assert not list((tmp_path / ".map.tif.partial").glob("unit-*.json"))
+    assert not list(tmp_path.glob(".map.tif.*.partial/unit-*.json"))
     made = predict_scene(Blur(), file, tmp_path / "map.tif", **HOW)
     other = predict_scene(Blur(), file, tmp_path / "other.tif", **HOW)
     assert np.array_equal(made.open().values, other.open().values)
@@ -434,9 +499,13 @@ def test_what_another_request_left_is_not_used(tmp_path, file, values, monkeypat
     with pytest.raises(KeyboardInterrupt):
         predict_scene(Layer(), file, target, **HOW)
     monkeypatch.setattr(units._Blender, "add", real)
-    assert (tmp_path / ".map.tif.partial/unit-00000.json").is_file()
+    assert len(left := list(tmp_path.glob(".map.tif.*.partial/unit-00000.json"))) == 1
+    stranger = tmp_path / ".map.tif.else.partial"
+    stranger.mkdir()
     made = predict_scene(Pixelwise(), file, target, **HOW)
     assert made.resumed == 0
+    assert not left[0].parent.exists()
+    assert stranger.is_dir()
     assert np.allclose(made.open().values, truth(values), rtol=1e-6)
 
 
@@ -540,6 +609,11 @@ def test_many_scenes_in_one_call(tmp_path, values):
     assert mine.read_bytes() == b"mine"
     with pytest.raises(RequestError, match="Two scenes are called s0"):
         predict_scenes(Pixelwise(), [files[0], files[0]], tmp_path / "maps")
+    with pytest.raises(RequestError, match=r"no map of any scene. s0: tile is 0"):
+        predict_scenes(Pixelwise(), files, tmp_path / "new/maps", tile=0)
+    assert not (tmp_path / "new/maps").exists()
+    with pytest.raises(RequestError, match=r"bare.tif is a file: maps of several scenes"):
+        predict_scenes(Pixelwise(), files, bare)
 
 
 def test_a_cluster_makes_the_same_map(tmp_path, monkeypatch):
@@ -582,6 +656,9 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert geowb("a.tif", "out.zarr").out == "out.zarr\n"
     assert "It was there already" in geowb("a.tif", "out.zarr").err
     assert geowb("a.tif", "b.tif", "maps").out == "maps/a.tif\nmaps/b.tif\n"
+    with pytest.raises(DataError, match=r"1 of 2 scenes failed, the others are done. no: There is"):
+        geowb("a.tif", "no.tif", "maps")
+    assert capsys.readouterr().out == "maps/a.tif\n"  # what is there is named all the same
     geowb(*(f"band{i}.tif" for i in range(6)), "bands.tif", "--as", "bands")
     first, second = (rasterio.open(name).read() for name in ("out.tif", "bands.tif"))
     assert np.array_equal(first, second)

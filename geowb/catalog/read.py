@@ -21,7 +21,7 @@ from geowb.catalog.schema import (
     expand,
     is_url,
 )
-from geowb.errors import DataError
+from geowb.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from geowb.catalog.source import Source
 
-__all__ = ["adapt", "chips", "find_chips", "open_quietly", "raster"]
+__all__ = [
+    "adapt",
+    "chips",
+    "find_chips",
+    "open_quietly",
+    "raster",
+    "raster_as_stored",
+    "zarr_as_stored",
+]
 
 _OPENING = threading.Lock()  # warning filters belong to the whole process
 
@@ -71,6 +79,43 @@ def open_quietly(opener: Callable[..., Any], path: str | Path, **how: Any) -> An
             if str(path).startswith("http") and "CURL error" in str(error):
                 raise no_network(urlsplit(str(path)).netloc, None) from error
             raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
+
+
+def raster_as_stored(path: str | Path) -> xr.DataArray:
+    """Open a raster lazily ``(band, y, x)``, its numbers as they are stored.
+
+    >>> raster_as_stored("scene.tif").dtype  # doctest: +SKIP
+    dtype('int16')
+    """
+    import rioxarray
+    import xarray as xr
+
+    found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
+    if not isinstance(found, xr.DataArray):
+        raise RequestError(
+            f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "
+            "pass the array."
+        )
+    return found
+
+
+def zarr_as_stored(path: str | Path) -> xr.Dataset:
+    """Open a Zarr lazily, its numbers as they are stored.
+
+    >>> zarr_as_stored("scene.zarr")["reflectance"].dims  # doctest: +SKIP
+    ('band', 'y', 'x')
+    """
+    import xarray as xr
+
+    try:
+        found = xr.open_zarr(
+            path, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"'{path}' is not a Zarr that can be read: {error}") from error
+    if not found.data_vars:
+        raise DataError(f"'{path}' has no variable.")
+    return found
 
 
 def _read(path: str) -> xr.DataArray:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geowb.cli.catalog import CatalogFile
 from geowb.cli.printing import table as show
 from geowb.errors import RequestError
+
+if TYPE_CHECKING:
+    from geowb.predict import Prediction
 
 __all__ = ["area", "predict"]
 
@@ -145,26 +148,29 @@ def predict(
     one_file = Path(out).suffix.lower() in (".tif", ".tiff", ".zarr")  # a Zarr is a folder too
     try:
         if together != "scenes":
-            made = [predict_scene(model, sources, out, stack=together, **how)]
+            _told(predict_scene(model, sources, out, stack=together, **how))
         elif len(sources) == 1 and (one_file or (Path(out).suffix and not Path(out).is_dir())):
-            made = [predict_scene(model, sources[0], out, **how)]
+            _told(predict_scene(model, sources[0], out, **how))
         elif one_file or (Path(out).suffix and not Path(out).is_dir()):
             raise RequestError(
                 f"{len(sources)} scenes cannot go into one file, {out}: name a folder last, or say "
                 "--as bands or --as dates if they are one scene."
             )
         else:
-            made = predict_scenes(model, sources, out, **how)
+            predict_scenes(model, sources, out, made=_told, **how)
     except KeyboardInterrupt:
         typer.echo("Interrupted. What is done is kept; the same command goes on.", err=True)
         raise typer.Exit(130) from None
-    for one in made:
-        for line in one.told():
-            typer.echo(line, err=True)
-        if not one.seconds:
-            typer.echo("It was there already, made by the same request.", err=True)
-        for file in dict.fromkeys(reversed(one.files.values())):
-            typer.echo(file)
+
+
+def _told(made: Prediction) -> None:
+    """Print what is to know of a map, and its files; the target itself last."""
+    for line in made.told():
+        typer.echo(line, err=True)
+    if not made.seconds:
+        typer.echo("It was there already, made by the same request.", err=True)
+    for file in dict.fromkeys(reversed(made.files.values())):
+        typer.echo(file)
 
 
 def _listed(text: str | None) -> list[str]:

@@ -68,28 +68,29 @@ def class_names(found: xr.DataArray) -> dict[int, str]:
     values = found.attrs.get("flag_values", range(len(meanings)))
     if isinstance(values, str):
         values = values.replace(",", " ").split()
+    if meanings and len(values) != len(meanings):
+        raise DataError(
+            f"The map has {len(values)} flag_values and {len(meanings)} flag_meanings: of classes "
+            "there are as many names as numbers."
+        )
     names = [name.replace("_", " ") for name in meanings]
-    return dict(zip((int(value) for value in values), names, strict=bool(meanings)))
+    return dict(zip((int(value) for value in values), names, strict=False))
 
 
 def _raster(source: str | Path) -> xr.DataArray:
-    import rioxarray
-
-    from geowb.catalog.read import open_quietly
+    from geowb.catalog.read import raster_as_stored
 
     if not str(source).startswith(("http", "/vsi", "s3:")) and not Path(source).exists():
         raise RequestError(f"There is no map '{source}'.")
-    return open_quietly(rioxarray.open_rasterio, source, cache=False, lock=False)
+    return raster_as_stored(source)
 
 
 def _variable(folder: Path, variable: str) -> xr.DataArray:
-    import xarray as xr
+    from geowb.catalog.read import zarr_as_stored
 
     if not folder.exists():
         raise RequestError(f"There is no map '{folder}'.")
-    data: xr.Dataset = xr.open_zarr(
-        folder, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
-    )
+    data = zarr_as_stored(folder)
     names: Mapping[Any, Any] = data.data_vars
     if variable and variable not in names:
         raise RequestError(

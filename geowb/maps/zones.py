@@ -39,8 +39,8 @@ def zonal_summary(
     """Summary of a map for each of several polygons.
 
     >>> zonal_summary("agb.tif", "stands.geojson", by="stand")  # doctest: +SKIP
-      zone   pixels    km2   mean   std   min  median    max    total
-    0    A  1210.50  1.090  102.3  41.2   3.1    99.8  240.2  11154.1
+      zone   pixels    km2  covered   mean   std   min  median    max    total
+    0    A  1210.50  1.090     0.98  102.3  41.2   3.1    99.8  240.2  11154.1
 
     Parameters
     ----------
@@ -60,12 +60,14 @@ def zonal_summary(
     -------
     pandas.DataFrame
         Of a quantity, a row a polygon: ``zone``, ``pixels`` (those with data, parts of pixels as
-        fractions), ``km2`` (their area within the polygon), ``mean``, ``std``, ``min``,
-        ``median``, ``max`` in ``attrs["units"]``, and for a unit per area, such as Mg/ha,
+        fractions), ``km2`` (their area within the polygon), ``covered`` (which share of the
+        polygon's area that is: the rest has no data, or lies beside the map), ``mean``, ``std``,
+        ``min``, ``median``, ``max`` in ``attrs["units"]``, and for a unit per area, such as Mg/ha,
         ``total`` in ``attrs["total_units"]``: the mean times the area with data. Without data
         these are NaN.
         Of classes, a row a polygon and class that is named or occurs: ``zone``, ``class``,
-        ``value``, ``km2`` and ``share`` of the polygon's area with data, NaN where there is none.
+        ``value``, ``km2``, ``share`` of the polygon's area with data, NaN where there is none, and
+        ``covered``.
         ``attrs["repaired"]`` lists the polygons that crossed themselves.
 
     Raises
@@ -102,6 +104,22 @@ def zonal_summary(
 # --- pixels of a polygon ---------------------------------------------------------------------
 
 
+@dataclass
+class _Extent:
+    """What of a polygon lies on the map, with data or not."""
+
+    pixels: float = 0.0
+    area: float = 0.0  # m2
+
+    def covered(self, shape: shapely.Geometry, area: float) -> float:
+        """Share of a polygon that has data on `area`; beside the map pixels are as large as on it.
+
+        The polygon is in pixels.
+        """
+        beside = max(0.0, shape.area - self.pixels) * self.area / max(self.pixels, 1e-300)
+        return min(1.0, area / (self.area + beside)) if area else 0.0
+
+
 class _Part(NamedTuple):
     """Pixels of a polygon that have data."""
 
@@ -111,9 +129,13 @@ class _Part(NamedTuple):
 
 
 def _parts(
-    found: xr.DataArray, grid: Grid, shape: shapely.Geometry, names: Mapping[int, str] | None
+    found: xr.DataArray,
+    grid: Grid,
+    shape: shapely.Geometry,
+    names: Mapping[int, str] | None,
+    extent: _Extent,
 ) -> Iterator[_Part]:
-    """Read what lies in a polygon, in parts."""
+    """Read what lies in a polygon, in parts, and add up its extent."""
     import shapely
 
     if shape.is_empty:
@@ -129,8 +151,10 @@ def _parts(
         if not kept.any():
             continue
         values, given = read(found, down, across, names)
-        kept &= given
         areas = covered * pixel_areas(grid, down, across)
+        extent.pixels += float(covered[kept].sum())
+        extent.area += float(areas[kept].sum())
+        kept &= given
         yield _Part(values[kept], covered[kept], areas[kept])
 
 
@@ -188,12 +212,13 @@ class _Moments:
         self.low = min(self.low, part.values.min())
         self.high = max(self.high, part.values.max())
 
-    def row(self, median: float) -> dict[str, float]:
+    def row(self, median: float, covered: float) -> dict[str, float]:
         """Make a row of the table."""
         there = self.area > 0
         return {
             "pixels": self.pixels,
             "km2": self.area / 1e6,
+            "covered": covered,
             "mean": self.mean,
             "std": np.sqrt(self.square / self.area) if there else np.nan,
             "min": self.low if there else np.nan,
@@ -245,12 +270,13 @@ def _quantities(
 
     rows = []
     for name, shape in zip(names, shapes, strict=True):
-        moments, median = _Moments(), _Median()
-        for part in _parts(found, grid, shape, None):
+        moments, median, extent = _Moments(), _Median(), _Extent()
+        for part in _parts(found, grid, shape, None, extent):
             moments.add(part)
             median.add(part)
         middle = float(np.clip(median.value(), moments.low, moments.high))
-        rows.append({"zone": name, **moments.row(middle)})
+        covered = extent.covered(shape, moments.area)
+        rows.append({"zone": name, **moments.row(middle, covered)})
     table = pd.DataFrame(rows)
     units = str(found.attrs.get("units", ""))
     table.attrs["units"] = units
@@ -274,16 +300,18 @@ def _classes(
     import pandas as pd
 
     areas: list[dict[int, np.ndarray]] = []
-    for shape in shapes:
+    extents = [_Extent() for _ in shapes]
+    for shape, extent in zip(shapes, extents, strict=True):
         areas.append({})
-        for part in _parts(found, grid, shape, names):
+        for part in _parts(found, grid, shape, names, extent):
             tally(areas[-1], part.values, part.areas)
     values = sorted(set(names).union(*areas))
     rows = []
-    for zone, sums in zip(zones, areas, strict=True):
+    for zone, sums, shape, extent in zip(zones, areas, shapes, extents, strict=True):
         whole = sum(float(area[0]) for area in sums.values())
+        covered = extent.covered(shape, whole)
         for value in values:
             area = float(sums[value][0]) if value in sums else 0.0
             share = area / whole if whole else np.nan
-            rows.append((zone, names.get(value, value), value, area / 1e6, share))
-    return pd.DataFrame(rows, columns=["zone", "class", "value", "km2", "share"])
+            rows.append((zone, names.get(value, value), value, area / 1e6, share, covered))
+    return pd.DataFrame(rows, columns=["zone", "class", "value", "km2", "share", "covered"])

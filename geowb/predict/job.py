@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,13 +72,14 @@ class Raw:
 class Job:
     """A map that is being made: raw numbers, seams between units, marks of units that are done.
 
-    >>> job = Job(Path(".agb.tif.partial"), grid, outputs, request)  # doctest: +SKIP
+    >>> job = Job(Job.place(Path("agb.tif"), request), grid, outputs, request)  # doctest: +SKIP
     >>> job.begin()  # doctest: +SKIP
     3
 
-    A unit is done when its mark is there, which is written last; whatever has no mark is done
-    again. The seam between two units is kept as sums of both, float64, and put into the map when
-    all units are done.
+    Each request has a folder of its own: a worker of a cluster that outlives what started it can
+    only write there, what it would write anyway. A unit is done when its mark is there, which is
+    written last; whatever has no mark is done again. The seam between two units is kept as sums of
+    both, float64, and put into the map when all units are done.
     """
 
     def __init__(self, folder: Path, grid: Grid, outputs: Outputs, request: str) -> None:
@@ -90,6 +93,11 @@ class Job:
             for one in outputs
         }
 
+    @staticmethod
+    def place(target: Path, request: str) -> Path:
+        """Folder of a request, beside its target."""
+        return target.with_name(f".{target.name}.{request[:12]}.partial")
+
     @property
     def nbytes(self) -> int:
         """Bytes that the folder takes at most."""
@@ -97,7 +105,13 @@ class Job:
         return sum(raw.nbytes for raw in self.raws.values()) + 8 * seams * self.outputs.channels
 
     def begin(self) -> int:
-        """Make the folder, or find what an earlier run of the same request left; units done."""
+        """Make the folder, or find what an earlier run of the same request left; units done.
+
+        What runs of other requests left of the same target is removed.
+        """
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and _other(self.folder.name, other.name):
+                shutil.rmtree(other, ignore_errors=True)
         note = self.folder / "request.txt"
         if note.is_file() and note.read_text("utf-8") == self.request:
             return sum(self.done(unit) for unit in range(self.grid.units))
@@ -133,11 +147,14 @@ class Job:
         marks = (self.mark(unit) for unit in range(self.grid.units))
         return [json.loads(mark.read_text("utf-8")) for mark in marks]
 
-    def close_seams(self) -> None:
-        """Put the pixels between units into the map; all units must be done."""
-        blend, width = self.grid.y.blend, self.grid.x.length
+    def close_seams(self) -> int:
+        """Put the pixels between units into the map; all units must be done.
+
+        Gives the number of pixels for which the upper unit had numbers and the lower had none.
+        """
+        blend, width, wrong = self.grid.y.blend, self.grid.x.length, 0
         if not blend:
-            return
+            return wrong
         each = self.outputs.channels * blend
         with full_disk(self.folder):
             files = {name: raw.path.open("r+b", buffering=0) for name, raw in self.raws.items()}
@@ -152,10 +169,13 @@ class Job:
                             for side in sides
                         )
                         sums = (above + below).reshape(count, -1, blend)
+                        above = above.reshape(sums.shape)
+                        wrong += int((np.isfinite(above) & np.isnan(sums)).all(axis=1).sum())
                         self.put(files, y, x, np.moveaxis(sums, 0, -1))
             finally:
                 for file in files.values():
                     file.close()
+        return wrong
 
     def put(self, files: dict[str, BinaryIO], y: int, x: int, values: np.ndarray) -> None:
         """Write finished values ``(K, y, x)``, NaN for no data, as each of the outputs."""
@@ -182,8 +202,9 @@ class Writer:
         self._files: dict[str, BinaryIO] = {}
         for name, raw in job.raws.items():
             self._files[name] = raw.path.open("r+b", buffering=0)
+        self._own = f".{uuid.uuid4().hex}"  # until a file is whole
         self._seams = {
-            side: job.seam(unit, side).open("wb")
+            side: _beside(job.seam(unit, side), self._own).open("wb")
             for side, wanted in (("top", self._above), ("bottom", self._below))
             if wanted
         }
@@ -220,14 +241,24 @@ class Writer:
             os.fsync(file.fileno())
         self.close()
         mark = self.job.mark(self.unit)
-        partial = mark.with_suffix(".partial")
-        partial.write_text(json.dumps(told), "utf-8")
-        partial.replace(mark)
+        _beside(mark, self._own).write_text(json.dumps(told), "utf-8")
+        for made in (*(self.job.seam(self.unit, side) for side in self._seams), mark):
+            _beside(made, self._own).replace(made)
 
     def close(self) -> None:
         """Close the files."""
         for file in (*self._files.values(), *self._seams.values()):
             file.close()
+
+
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
+
+
+def _other(own: str, name: str) -> bool:
+    """Whether a folder is of the same target as the folder `own`."""
+    target = own.removesuffix(".partial").rpartition(".")[0]
+    return re.fullmatch(rf"{re.escape(target)}\.[0-9a-f]{{12}}\.partial", name) is not None
 
 
 def _write(file: BinaryIO, values: np.ndarray) -> None:

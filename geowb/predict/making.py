@@ -14,7 +14,7 @@ from typing import Any
 from geowb.errors import GeowbError, RequestError
 from geowb.lines import Line, duration
 from geowb.predict.grid import Grid
-from geowb.predict.job import Job
+from geowb.predict.job import Job, full_disk
 from geowb.predict.source import Damage
 from geowb.predict.units import Task, run_units
 from geowb.predict.writing import write_cog, write_zarr
@@ -47,8 +47,11 @@ class _Progress:
         self._line.show(text, lasting=lasting)
 
 
-def make(task: Task, job: Job, scheduler: str | None, progress: bool) -> None:
-    """Make all units that are not done, here or on a cluster, and the seams between them."""
+def make(task: Task, job: Job, scheduler: str | None, progress: bool) -> tuple[list[Damage], int]:
+    """Make all units that are not done, here or on a cluster, and the seams between them.
+
+    Gives what could not be read, and for how many pixels the model gave no number.
+    """
     units = [unit for unit in range(task.grid.units) if not job.done(unit)]
     before = sum(task.grid.pixels(unit) for unit in range(task.grid.units) if unit not in units)
     tick = _Progress(task.scene.name, task.grid, task.outputs.scale, before, progress)
@@ -56,7 +59,9 @@ def make(task: Task, job: Job, scheduler: str | None, progress: bool) -> None:
         _make_on_cluster(task, job, units, scheduler, tick)
     elif units:
         run_units(task, units, job, tick)
-    job.close_seams()
+    wrong, told = job.close_seams(), job.told()
+    damages = sorted({Damage(*one) for unit in told for one in unit["damages"]})
+    return damages, wrong + sum(unit["not_finite"] for unit in told)
 
 
 def _make_on_cluster(
@@ -66,7 +71,8 @@ def _make_on_cluster(
 
     from geowb.tasks import each
 
-    (job.folder / "task.pickle").write_bytes(cloudpickle.dumps(task))
+    with full_disk(job.folder):
+        (job.folder / "task.pickle").write_bytes(cloudpickle.dumps(task))
     folder = str(job.folder.absolute())
     each(
         _make_unit,
@@ -108,8 +114,8 @@ def _task_in(folder: str, request: str) -> Task:
 _ONE = threading.Lock()
 
 
-def tags_of(task: Task, request: str, damages: Sequence[Damage]) -> dict[str, str]:
-    """Give what a map says of how it was made."""
+def tags_of(task: Task, request: str, damages: Sequence[Damage], not_finite: int) -> dict[str, str]:
+    """Give what a map says of how it was made, and of what is not as it should be."""
     from geowb import __version__
 
     card = getattr(task.model, "card", {})
@@ -126,7 +132,9 @@ def tags_of(task: Task, request: str, damages: Sequence[Damage]) -> dict[str, st
         "geowb_scene": task.scene.name,
     }
     if damages:
-        tags["geowb_unreadable"] = "; ".join(map(str, damages))
+        tags["geowb_unreadable"] = json.dumps([one._asdict() for one in damages])
+    if not_finite:
+        tags["geowb_not_finite"] = str(not_finite)
     return tags
 
 

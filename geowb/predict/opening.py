@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from geowb.catalog.read import raster_as_stored, zarr_as_stored
+from geowb.catalog.source import fingerprint
 from geowb.errors import DataError, RequestError
 from geowb.predict.source import Plane, Scene, bounded_cache
 
@@ -68,20 +70,28 @@ def open_scene(
     RequestError, DataError
         If it cannot be opened, or lacks what the model needs.
     """
-    name, images, declared = _images(source, select or {}, catalog, seed)
+    name, images, origin, declared = _found(source, select or {}, catalog, seed)
     if len(images) > 1 or stack != "auto":
         images = _stacked(name, images, stack, len(wanted), frames)
     first = images[0][0][1]
     planes = [[_plane(*one, nodata=nodata, scale=scale) for one in date] for date in images]
     planes = _chosen_dates(name, planes, images, dates, frames, wanted)
     planes = [_chosen_bands(name, date, wanted, bands) for date in planes]
+    meant, transform = _crs(name, first, crs, declared), first.rio.transform()
+    if meant and transform == type(transform).identity():
+        raise RequestError(
+            f"'{name}' has a CRS, but no transform says where its pixels lie in it (ground control "
+            "points do not, nor coordinates of one pixel): warp it first, as with gdalwarp, set "
+            "one with array.rio.write_transform(...), or say crs='none' (--crs none) for a map "
+            "without place."
+        )
     return Scene(
         name=name,
         dates=planes,
         shape=(first.sizes["y"], first.sizes["x"]),
-        crs=_crs(name, first, crs, declared),
-        transform=first.rio.transform(),
-        origin=_origin(source, select or {}, catalog, seed),
+        crs=meant,
+        transform=transform,
+        origin=origin,
     )
 
 
@@ -90,93 +100,58 @@ def open_scene(
 _Image = tuple[str, Any]  # a name for messages, and an array (band, y, x)
 
 
-def _images(
-    source: Any, select: Mapping[str, Any], catalog: str, seed: int | None
-) -> tuple[str, list[list[_Image]], str | None]:
-    """Name of a scene, its images (a list a date), and the CRS its entry declares."""
+class _Found(NamedTuple):
+    """What is given as a scene, opened."""
+
+    name: str
+    images: list[list[_Image]]  # a list a date
+    origin: str = ""  # digests of its files, so that a change of one is seen
+    crs: str | None = None  # that its entry declares
+
+
+def _found(source: Any, select: Mapping[str, Any], catalog: str, seed: int | None) -> _Found:
     import xarray as xr
 
     if isinstance(source, (xr.Dataset, xr.DataArray)):
         name = str(source.attrs.get("entry") or getattr(source, "name", None) or "the scene")
-        return name, _of_array(name, source), None
+        return _Found(name, _of_array(name, source))
     if isinstance(source, (list, tuple)):
         if not source:
             raise RequestError("No file is given: a scene is one file or several.")
-        parts = [_images(one, {}, "", None)[1] for one in source]
+        parts = [_found(one, {}, "", None) for one in source]
         name = Path(str(source[0])).name
         name = f"{name} and {len(source) - 1} more" if len(source) > 1 else name
-        return name, [date for part in parts for date in part], None
+        dates = [date for part in parts for date in part.images]
+        return _Found(name, dates, " ".join(part.origin for part in parts))
     text = str(source)
-    if _is_entry(text, catalog):
+    if catalog != "" or not (Path(text).suffix or "/" in text or Path(text).exists()):
         return _of_entry(text, select, catalog, seed)
     if select:
         raise RequestError(f"'{text}' is a file, no catalog entry: there is nothing to select.")
-    if text.rstrip("/").endswith(".zarr") or (Path(text) / "zarr.json").is_file():
-        return Path(text).name, _of_zarr(text), None
-    return Path(text).name, [[(Path(text).name, _opened(text))]], None
+    name, zarr = Path(text).name, text.rstrip("/").endswith(".zarr")
+    images = _of_zarr(text) if zarr or (Path(text) / "zarr.json").is_file() else _of_file(text)
+    return _Found(name, images, str(fingerprint(text)))
 
 
-def _origin(source: Any, select: Mapping[str, Any], catalog: str, seed: int | None) -> str:
-    """Say of what files a scene is, so that a change of one is seen."""
-    from geowb.catalog.source import fingerprint, open_catalog
-
-    if isinstance(source, (list, tuple)):
-        return " ".join(_origin(one, {}, "", None) for one in source)
-    if not isinstance(source, (str, Path)):
-        return ""
-    if _is_entry(str(source), catalog):
-        return f"{open_catalog(catalog or None)[str(source)].provenance(**select)} {seed}"
-    return str(fingerprint(str(source)))
-
-
-def _is_entry(text: str, catalog: str) -> bool:
-    """Whether a text is meant as the name of a catalog entry."""
-    return catalog != "" or not (Path(text).suffix or "/" in text or Path(text).exists())
-
-
-def _of_entry(
-    text: str, select: Mapping[str, Any], catalog: str, seed: int | None
-) -> tuple[str, list[list[_Image]], str | None]:
+def _of_entry(text: str, select: Mapping[str, Any], catalog: str, seed: int | None) -> _Found:
     from geowb.catalog import open_catalog
 
     entry = open_catalog(catalog or None)[text]
     scene = entry.open(seed=seed, **select)
-    chosen = " ".join(map(str, select.values()))
-    name = f"{text} {chosen}".strip()
-    return name, _of_array(name, scene), entry.entry.metadata.crs
+    name = f"{text} {' '.join(map(str, select.values()))}".strip()
+    origin = f"{entry.provenance(**select)} {seed}"
+    return _Found(name, _of_array(name, scene), origin, entry.entry.metadata.crs)
 
 
-def _opened(path: str) -> xr.DataArray:
-    """Open a raster lazily; its numbers stay as they are stored."""
-    import rioxarray
-    import xarray as xr
-
-    from geowb.catalog.read import open_quietly
-
+def _of_file(path: str) -> list[list[_Image]]:
     if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
         raise RequestError(f"There is no file '{path}', and no such catalog entry.")
     with bounded_cache():
-        found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
-    if not isinstance(found, xr.DataArray):
-        raise RequestError(
-            f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "
-            "pass the array."
-        )
-    return found
+        return [[(Path(path).name, raster_as_stored(path))]]
 
 
 def _of_zarr(path: str) -> list[list[_Image]]:
-    import xarray as xr
-
-    try:
-        data = xr.open_zarr(
-            path, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"'{path}' is not a Zarr that can be read: {error}") from error
-    if not data.data_vars:
-        raise DataError(f"'{path}' has no variable.")
-    name = Path(path).name
+    data, name = zarr_as_stored(path), Path(path).name
     if "reflectance" not in data and len(data.data_vars) > 1:
         has = ", ".join(map(str, data.data_vars))
         raise DataError(f"'{name}' has no variable reflectance, but {has}: pass the array of one.")
@@ -211,7 +186,9 @@ def _of_array(name: str, data: xr.Dataset | xr.DataArray) -> list[list[_Image]]:
     for number in range(data.sizes["time"]):
         image = data.isel(time=number)
         image = image.rio.write_crs(crs) if crs else image
-        images.append([(name, image.rio.write_transform(transform))])
+        if transform != type(transform).identity():  # with one, rioxarray makes pixels of 1 m of it
+            image = image.rio.write_transform(transform)
+        images.append([(name, image)])
     return images
 
 
@@ -408,7 +385,9 @@ def _crs(name: str, array: xr.DataArray, given: str | None, declared: str | None
     from rasterio.errors import CRSError
 
     own = array.rio.crs
-    if given in (None, "none") and (own or "none" in (given, declared)):
+    if given == "none":
+        return None
+    if given is None and (own or declared == "none"):
         return own
     if given is None:
         raise RequestError(

@@ -28,6 +28,7 @@ class Output:
     bands: int
     nodata: float
     attrs: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()  # of its bands
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """Make ``(y, x, bands)`` of blended values ``(K, y, x)``, NaN where there is no data."""
@@ -179,8 +180,8 @@ def _output(name: str, channels: int, units: str, classes: Sequence[str]) -> Out
         return Output(name, dtype, 1, nodata, attrs)
     nan = float("nan")
     if name == "probabilities":
-        attrs = {"long_name": "probability", "units": "1", **meanings}
-        return Output(name, "float32", channels, nan, attrs)
+        attrs = {"long_name": "probability", "units": "1"}
+        return Output(name, "float32", channels, nan, attrs, tuple(map(str, classes)))
     if name == "confidence":
         attrs = {"long_name": "probability of the predicted class", "units": "1"}
         return Output(name, "float32", 1, nan, attrs)

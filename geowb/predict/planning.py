@@ -120,8 +120,8 @@ def request_of(task: Task, kind: str) -> str:
     grid, scene = task.grid, task.scene
     sides = [(axis.length, axis.tile, axis.overlap, axis.blend) for axis in (grid.y, grid.x)]
     said = {
-        "model": [str(task.model), getattr(task.model, "card", {})],
-        "outputs": [[o.name, o.dtype, o.bands, o.attrs] for o in task.outputs],
+        "model": [str(task.model), getattr(task.model, "card", {}), _plain(task.model)],
+        "outputs": [[o.name, o.dtype, o.bands, o.attrs, o.names] for o in task.outputs],
         "level": task.outputs.level,
         "grid": [sides, grid.batch_size],
         "scene": [scene.shape, str(scene.crs), tuple(scene.transform), scene.missing,
@@ -134,6 +134,17 @@ def request_of(task: Task, kind: str) -> str:
     digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     digest.update(scene.digest().encode())
     return digest.hexdigest()
+
+
+def _plain(model: torch.nn.Module) -> dict[str, Any]:
+    """Numbers and texts that the modules of a model hold beside their parameters."""
+    found = {}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            each = value if isinstance(value, (tuple, list)) else [value]
+            if key != "training" and all(isinstance(one, (bool, int, float, str)) for one in each):
+                found[f"{name}.{key}"] = value
+    return found
 
 
 def check_numbers(scene: Scene, card: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from geowb.predict.making import finish, make, tags_of, transform_of
 from geowb.predict.outputs import Outputs
 from geowb.predict.planning import prepared, request_of
 from geowb.predict.source import Damage
-from geowb.predict.writing import array, made_by
+from geowb.predict.writing import array, tags_in
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -155,22 +156,21 @@ def predict_scene(
     )  # fmt: skip
     request = request_of(task, kind)
     files = _files(target, task.outputs, kind)
+    _check_files(files.values(), source, kind)
     pixels = task.scene.shape[0] * task.scene.shape[1]
-    if not overwrite and _is_made(files, request):
-        return Prediction(files, pixels, 0.0)
-    partial = target.with_name(f".{target.name}.partial")
+    if not overwrite and (tags := _made(files, request)):
+        damages = [Damage(**one) for one in json.loads(tags.get("geowb_unreadable", "[]"))]
+        wrong = int(tags.get("geowb_not_finite", 0))
+        return Prediction(files, pixels, 0.0, damages=damages, not_finite=wrong)
     if not target.parent.is_dir():
         raise RequestError(f"There is no folder {target.parent} for {target.name}: make it first.")
-    with held(partial.with_name(f"{partial.name}.lock")) as mine:
+    with held(target.with_name(f".{target.name}.partial.lock")) as mine:
         if not mine:
             raise RequestError(f"{target} is being made by another process: wait, or end that one.")
-        job = Job(partial, task.grid, task.outputs, request)
+        job = Job(Job.place(target, request), task.grid, task.outputs, request)
         resumed = job.begin()
-        make(task, job, scheduler, progress)
-        told = job.told()
-        damages = sorted({Damage(*one) for unit in told for one in unit["damages"]})
-        finish(task, job, files, kind, tags_of(task, request, damages))
-    wrong = sum(unit["not_finite"] for unit in told)
+        damages, wrong = make(task, job, scheduler, progress)
+        finish(task, job, files, kind, tags_of(task, request, damages, wrong))
     seconds = time.perf_counter() - began
     return Prediction(files, pixels, seconds, resumed, task.grid.units, damages, wrong)
 
@@ -181,6 +181,7 @@ def predict_scenes(
     folder: str | Path,
     *,
     suffix: str = ".tif",
+    made: Callable[[Prediction], None] | None = None,
     **how: Any,
 ) -> list[Prediction]:
     """Run a model over many scenes; each map has its scene's name in `folder`.
@@ -194,11 +195,13 @@ def predict_scenes(
     ----------
     sources
         Scenes by name, or paths, whose names without their ending are taken.
+    made
+        Called with each map when it is there.
 
     Raises
     ------
     RequestError
-        If two scenes would have the same map.
+        If two scenes would have the same map, or if all are asked for wrongly.
     DataError
         After all others are done, with what is wrong with those that failed.
     """
@@ -210,19 +213,30 @@ def predict_scenes(
         sources = dict(zip(names, sources, strict=True))
     model, folder = _loaded(model), Path(folder).expanduser()
     _kind(folder / f"map{suffix}")
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file: maps of several scenes go into a folder.")
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    made, failed = [], []
+    maps: list[Prediction] = []
+    failed: dict[str, GeowbError] = {}
     for name, source in sources.items():
         try:
-            made.append(predict_scene(model, source, folder / f"{name}{suffix}", **how))
+            maps.append(predict_scene(model, source, folder / f"{name}{suffix}", **how))
         except GeowbError as error:
-            failed.append(f"{name}: {error}")
+            failed[name] = error
+        else:
+            if made is not None:
+                made(maps[-1])
+    if new and not any(folder.iterdir()):
+        folder.rmdir()
     if failed:
-        told = " ".join(failed)
-        raise DataError(
-            f"{len(failed)} of {len(sources)} scenes failed, the others are done. {told}"
-        )
-    return made
+        told = " ".join(f"{name}: {error}" for name, error in failed.items())
+        if maps:
+            count = f"{len(failed)} of {len(sources)} scenes failed, the others are done."
+            raise DataError(f"{count} {told}")
+        wrong = all(isinstance(error, RequestError) for error in failed.values())
+        raise (RequestError if wrong else DataError)(f"There is no map of any scene. {told}")
+    return maps
 
 
 def _kind(target: Path) -> str:
@@ -251,28 +265,43 @@ def _files(target: Path, outputs: Outputs, kind: str) -> dict[str, Path]:
     return {names[0]: target, **others}
 
 
-def _is_made(files: Mapping[str, Path], request: str) -> bool:
-    """Whether this request has made all files; none that something else made may be there."""
-    there = [file for file in files.values() if file.exists()]
-    for file in there:
-        if made_by(file) != request:
+def _check_files(files: Iterable[Path], source: Any, kind: str) -> None:
+    """Refuse targets that cannot be written over: the scene itself, a file for a folder."""
+    for file in filter(Path.exists, files):
+        if file.is_dir() != (kind == "zarr"):
+            has, meant = ("folder", "file") if file.is_dir() else ("file", "folder")
+            raise RequestError(f"{file} is a {has}, and the map would be a {meant}: remove it.")
+        for one in source if isinstance(source, (list, tuple)) else [source]:
+            if isinstance(one, (str, Path)) and Path(one).exists() and file.samefile(one):
+                raise RequestError(f"{file} is what the map is made of: choose another name.")
+
+
+def _made(files: Mapping[str, Path], request: str) -> dict[str, str] | None:
+    """Tags of what this request has made; none that something else made may be there."""
+    there = {file: tags_in(file) for file in files.values() if file.exists()}
+    for file, tags in there.items():
+        if tags.get("geowb_request") != request:
             raise RequestError(
                 f"{file} exists, and is not the map of this request: choose another name, or "
                 "replace it with overwrite=True (--overwrite)."
             )
-    return len(there) == len(files)
+    return next(iter(there.values())) if there.keys() == {*files.values()} else None
 
 
 def map_scenes(
-    model: torch.nn.Module, scenes: Mapping[str, xr.Dataset], **how: Any
+    model: torch.nn.Module,
+    scenes: Mapping[str, xr.Dataset],
+    *,
+    progress: bool = False,
+    **how: Any,
 ) -> dict[str, xr.DataArray]:
     """Predict whole scenes into memory, labelled or not, each on its own grid.
 
     >>> maps = map_scenes(model, scenes, units="Mg/ha")  # doctest: +SKIP
     >>> maps["cerrado"].rio.to_raster("agb.tif")  # doctest: +SKIP
 
-    As `predict_scene`, whose keywords it takes, for what is small enough; a scene without a CRS
-    gives a map without one. Of several outputs the first.
+    As `predict_scene`, for what is small enough; a scene without a CRS gives a map without one. Of
+    several outputs the first. It takes the same keywords but `scheduler` and `overwrite`.
 
     Returns
     -------
@@ -280,24 +309,24 @@ def map_scenes(
         ``(y, x)`` with the scene's coordinates and CRS; NaN where every band has no data.
         For a set of samples, ``(sample, y, x)``.
     """
-    return {name: _mapped(model, name, scene, how) for name, scene in scenes.items()}
+    return {name: _mapped(model, scene, progress, how) for name, scene in scenes.items()}
 
 
 def _mapped(
-    model: torch.nn.Module, name: str, scene: xr.Dataset, how: Mapping[str, Any]
+    model: torch.nn.Module, scene: xr.Dataset, progress: bool, how: Mapping[str, Any]
 ) -> xr.DataArray:
     import rioxarray  # noqa: F401 - gives .rio
     import xarray as xr
 
     if "sample" in scene.dims:
         each = [scene.isel(sample=number) for number in range(scene.sizes["sample"])]
-        return xr.concat([_mapped(model, name, one, how) for one in each], "sample")
+        return xr.concat([_mapped(model, one, progress, how) for one in each], "sample")
     crs = None if scene.rio.crs else "none"
     task = prepared(model, scene, **{"crs": crs, "scale": 1.0, **how})
     with tempfile.TemporaryDirectory(prefix="geowb-") as folder:
         job = Job(Path(folder) / "map", task.grid, task.outputs, "")
         job.begin()
-        make(task, job, None, progress=False)
+        make(task, job, None, progress)
         first = task.outputs.wanted[0]
         where = {"crs": task.scene.crs, "transform": transform_of(task)}
         found = array(job.raws[first.name], first, **where)

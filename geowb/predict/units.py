@@ -13,6 +13,7 @@ import torch
 from dask.local import SynchronousExecutor
 from dask.system import cpu_count
 
+from geowb.errors import ModelError
 from geowb.models.wrapper import placed
 from geowb.predict.grid import Grid, Group
 from geowb.predict.job import Job, Writer, full_disk
@@ -79,8 +80,9 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
             unit, group, batch = batches.popleft()
             x, seen = batch.result()
             read_on()
-            tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
-            given = [task.outputs.run(model, part) for part in tiles]
+            with _enough_memory(task):
+                tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
+                given = [task.outputs.run(model, part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
             while len(written) > (_AHEAD if beside else 0):
                 tick(written.popleft().result())
@@ -96,6 +98,23 @@ def _pool(threads: int) -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _enough_memory(task: Task) -> Iterator[None]:
+    """Say in words that a batch is too large."""
+    try:
+        yield
+    except RuntimeError as error:  # that of a GPU has a type of its own, that of a processor none
+        told = str(error)
+        if "allocate" not in told or "memory" not in told:
+            raise
+        size, edge = task.grid.batch_size, task.grid.y.tile * task.outputs.scale
+        step = f"batch_size={size // 2} (--batch-size)" if size > 1 else "a smaller tile (--tile)"
+        raise ModelError(
+            f"There is no memory for a batch of {size} tiles of {edge} pixels: take {step}. "
+            f"What is done is kept. ({told.splitlines()[0]})"
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from geowb.predict.outputs import Output, Outputs
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["array", "made_by", "write_cog", "write_zarr"]
+__all__ = ["array", "tags_in", "write_cog", "write_zarr"]
 
 _GDAL_TYPES = {"float32": "Float32", "uint8": "Byte", "int16": "Int16"}
 _EDGE = 512  # of a block, pixels
@@ -112,8 +112,8 @@ def _vrt(raw: Raw, output: Output, crs: Any, transform: Any, tags: Mapping[str, 
 
 
 def _band_name(output: Output, band: int) -> str:
-    if output.name == "probabilities" and "flag_meanings" in output.attrs:
-        return output.attrs["flag_meanings"].split()[band]
+    if output.names:
+        return output.names[band]
     name = output.attrs["long_name"]
     return name if output.bands == 1 else f"{name} {band + 1}"
 
@@ -122,23 +122,21 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def made_by(file: Path) -> str:
-    """Digest of the request that made a map; empty for a file of another origin."""
+def tags_in(file: Path) -> dict[str, str]:
+    """Tags of a map, which say what made it; empty for what is no raster."""
     import rasterio
     from rasterio.errors import RasterioIOError
 
     if file.is_dir():
         attributes = file / "zarr.json"
         if not attributes.is_file():
-            return ""
-        return json.loads(attributes.read_text("utf-8")).get("attributes", {}).get(
-            "geowb_request", ""
-        )  # fmt: skip
+            return {}
+        return json.loads(attributes.read_text("utf-8")).get("attributes", {})
     try:
         with rasterio.open(file) as found:
-            return found.tags().get("geowb_request", "")
+            return found.tags()
     except RasterioIOError:
-        return ""
+        return {}
 
 
 class _Lazy:
@@ -184,7 +182,10 @@ def _dataset(
             for name, size in zip(dims, lazy.shape, strict=True)
         )
         values = da.from_array(lazy, chunks=chunks, asarray=False)
-        found[output.name] = (dims, values, {**output.attrs, "_FillValue": output.nodata})
+        attrs = {**output.attrs, "_FillValue": output.nodata}
+        if output.names:  # as a coordinate they would be texts, which Zarr has no fixed format for
+            attrs["class_names"] = list(output.names)
+        found[output.name] = (dims, values, attrs)
     height, width = next(iter(raws.values())).shape[:2]
     coords = {}
     if transform.is_rectilinear:
