@@ -68,7 +68,7 @@ class Server:
 
 
 def main() -> None:
-    server = Server(lambda text: print(text, flush=True))  # noqa: T201
+    server = Server(lambda text: print(f"{text}\n", end="", flush=True))  # noqa: T201
     for file in Path(sys.argv[1]).iterdir():
         server.files[f"/{file.name}"] = file.read_bytes()
     print(server.url, flush=True)  # noqa: T201

@@ -93,7 +93,7 @@ def test_several_outputs_are_several_files_or_variables(tmp_path, file):
     assert data["probabilities"].dims == ("class", "y", "x")
     assert data["probabilities"].attrs["class_names"] == asked["classes"]
     assert "flag_meanings" not in tif.open("probabilities").attrs  # they are no classes
-    with pytest.raises(DataError, match="several bands"):
+    with pytest.raises(RequestError, match=r"has 3 layers along .band.: choose one"):
         area_per_class(tif.files["probabilities"])
     assert np.allclose(data.y.values, open_map(tif.file).y.values)
 

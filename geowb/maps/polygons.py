@@ -92,11 +92,9 @@ def on_grid(zones: Zones, grid: Grid) -> np.ndarray:
     shapes, around = zones.shapes, _surroundings(grid, zones.crs)
     if not zones.crs.equals(grid.crs, ignore_axis_order=True):
         meets = shapely.intersection(shapes, around)
-        step = _EDGE / (zones.crs.axis_info[0].unit_conversion_factor or 1)
-        step = step / zones.crs.ellipsoid.semi_major_metre if zones.crs.is_geographic else step
         to_map = Transformer.from_crs(zones.crs, grid.crs, always_xy=True)
         shapes = shapely.transform(
-            shapely.segmentize(meets, step), to_map.transform, interleaved=False
+            _with_points(meets, zones.crs), to_map.transform, interleaved=False
         )
         for number in np.flatnonzero(~np.isfinite(shapely.bounds(shapes)).all(axis=1)):
             if not shapely.is_empty(meets[number]):
@@ -115,6 +113,29 @@ def on_grid(zones: Zones, grid: Grid) -> np.ndarray:
     if not inside.any():
         raise _outside(zones, grid, around)
     return np.where(inside, shapes, shapely.Polygon())
+
+
+def ground_areas(zones: Zones) -> np.ndarray:
+    """Areas of whole polygons on the ellipsoid, m2, whether they lie on the map or not."""
+    import shapely
+    from pyproj import Transformer
+
+    turned = shapely.orient_polygons(zones.shapes)  # holes count the other way round
+    to_degrees = Transformer.from_crs(zones.crs, zones.crs.geodetic_crs, always_xy=True)
+    shapes = shapely.transform(
+        _with_points(turned, zones.crs), to_degrees.transform, interleaved=False
+    )
+    geod = zones.crs.get_geod()
+    return np.array([abs(geod.geometry_area_perimeter(shape)[0]) for shape in shapes])
+
+
+def _with_points(shapes: np.ndarray, crs: CRS) -> np.ndarray:
+    """Polygons with points on their edges, which stay where they are in another CRS."""
+    import shapely
+
+    step = _EDGE / (crs.axis_info[0].unit_conversion_factor or 1)
+    step = step / crs.ellipsoid.semi_major_metre if crs.is_geographic else step
+    return shapely.segmentize(shapes, step)
 
 
 def _surroundings(grid: Grid, crs: CRS) -> shapely.Geometry:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from geowb.labels.grid import Grid
 from geowb.maps.areas import pixel_areas
 from geowb.maps.parts import grid_of, named, plane, read, tally, windows
-from geowb.maps.polygons import on_grid, read_zones
+from geowb.maps.polygons import Zones, ground_areas, on_grid, read_zones
 
 if TYPE_CHECKING:
     import geopandas
@@ -94,30 +94,14 @@ def zonal_summary(
     zones = read_zones(polygons, by)
     shapes = on_grid(zones, grid)
     if names is None:
-        table = _quantities(found, grid, zones.names, shapes)
+        table = _quantities(found, grid, zones, shapes)
     else:
-        table = _classes(found, grid, zones.names, shapes, names)
+        table = _classes(found, grid, zones, shapes, names)
     table.attrs["repaired"] = zones.repaired
     return table
 
 
 # --- pixels of a polygon ---------------------------------------------------------------------
-
-
-@dataclass
-class _Extent:
-    """What of a polygon lies on the map, with data or not."""
-
-    pixels: float = 0.0
-    area: float = 0.0  # m2
-
-    def covered(self, shape: shapely.Geometry, area: float) -> float:
-        """Share of a polygon that has data on `area`; beside the map pixels are as large as on it.
-
-        The polygon is in pixels.
-        """
-        beside = max(0.0, shape.area - self.pixels) * self.area / max(self.pixels, 1e-300)
-        return min(1.0, area / (self.area + beside)) if area else 0.0
 
 
 class _Part(NamedTuple):
@@ -133,9 +117,8 @@ def _parts(
     grid: Grid,
     shape: shapely.Geometry,
     names: Mapping[int, str] | None,
-    extent: _Extent,
 ) -> Iterator[_Part]:
-    """Read what lies in a polygon, in parts, and add up its extent."""
+    """Read what lies in a polygon, in parts."""
     import shapely
 
     if shape.is_empty:
@@ -151,10 +134,8 @@ def _parts(
         if not kept.any():
             continue
         values, given = read(found, down, across, names)
-        areas = covered * pixel_areas(grid, down, across)
-        extent.pixels += float(covered[kept].sum())
-        extent.area += float(areas[kept].sum())
         kept &= given
+        areas = covered * pixel_areas(grid, down, across)
         yield _Part(values[kept], covered[kept], areas[kept])
 
 
@@ -179,6 +160,11 @@ def _coverage(shape: shapely.Geometry, rows: slice, columns: slice) -> np.ndarra
         told = found["properties"]
         covered.flat[told["cell_id"]] = told["coverage"]
     return covered
+
+
+def _share(part: float, whole: float) -> float:
+    """Share of an area, to 5 digits: the whole is measured in another way than its pixels."""
+    return min(1.0, round(part / whole, 5))
 
 
 # --- quantities ------------------------------------------------------------------------------
@@ -212,13 +198,13 @@ class _Moments:
         self.low = min(self.low, part.values.min())
         self.high = max(self.high, part.values.max())
 
-    def row(self, median: float, covered: float) -> dict[str, float]:
-        """Make a row of the table."""
+    def row(self, median: float, whole: float) -> dict[str, float]:
+        """Make a row of the table of a polygon whose area is `whole`."""
         there = self.area > 0
         return {
             "pixels": self.pixels,
             "km2": self.area / 1e6,
-            "covered": covered,
+            "covered": _share(self.area, whole),
             "mean": self.mean,
             "std": np.sqrt(self.square / self.area) if there else np.nan,
             "min": self.low if there else np.nan,
@@ -263,20 +249,17 @@ class _Median:
         return float((values[at] + values[min(next_to, values.size - 1)]) / 2)
 
 
-def _quantities(
-    found: xr.DataArray, grid: Grid, names: Sequence[Any], shapes: np.ndarray
-) -> pd.DataFrame:
+def _quantities(found: xr.DataArray, grid: Grid, zones: Zones, shapes: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for name, shape in zip(names, shapes, strict=True):
-        moments, median, extent = _Moments(), _Median(), _Extent()
-        for part in _parts(found, grid, shape, None, extent):
+    for name, shape, whole in zip(zones.names, shapes, ground_areas(zones), strict=True):
+        moments, median = _Moments(), _Median()
+        for part in _parts(found, grid, shape, None):
             moments.add(part)
             median.add(part)
         middle = float(np.clip(median.value(), moments.low, moments.high))
-        covered = extent.covered(shape, moments.area)
-        rows.append({"zone": name, **moments.row(middle, covered)})
+        rows.append({"zone": name, **moments.row(middle, whole)})
     table = pd.DataFrame(rows)
     units = str(found.attrs.get("units", ""))
     table.attrs["units"] = units
@@ -293,23 +276,22 @@ def _quantities(
 def _classes(
     found: xr.DataArray,
     grid: Grid,
-    zones: Sequence[Any],
+    zones: Zones,
     shapes: np.ndarray,
     names: Mapping[int, str],
 ) -> pd.DataFrame:
     import pandas as pd
 
     areas: list[dict[int, np.ndarray]] = []
-    extents = [_Extent() for _ in shapes]
-    for shape, extent in zip(shapes, extents, strict=True):
+    for shape in shapes:
         areas.append({})
-        for part in _parts(found, grid, shape, names, extent):
+        for part in _parts(found, grid, shape, names):
             tally(areas[-1], part.values, part.areas)
     values = sorted(set(names).union(*areas))
     rows = []
-    for zone, sums, shape, extent in zip(zones, areas, shapes, extents, strict=True):
+    for zone, sums, all_of_it in zip(zones.names, areas, ground_areas(zones), strict=True):
         whole = sum(float(area[0]) for area in sums.values())
-        covered = extent.covered(shape, whole)
+        covered = _share(whole, all_of_it)
         for value in values:
             area = float(sums[value][0]) if value in sums else 0.0
             share = area / whole if whole else np.nan
