@@ -509,6 +509,29 @@ def test_what_another_request_left_is_not_used(tmp_path, file, values, monkeypat
     assert np.allclose(made.open().values, truth(values), rtol=1e-6)
 
 
+def test_a_worker_that_outlives_what_started_it_changes_nothing(tmp_path, file, values):
+    """It holds a unit's files open while the map is made by others: of its request, or another."""
+    from geowb.predict.job import Job, Writer
+    from geowb.predict.planning import prepared, request_of
+
+    target = tmp_path / "map.tif"
+    task = prepared(Blur(), file, **{k: v for k, v in HOW.items() if k != "progress"})
+    request = request_of(task, "cog")
+    late = []
+    for _ in range(2):
+        job = Job(Job.place(target, request), task.grid, task.outputs, request)
+        job.begin()
+        late.append(Writer(job, 0))
+        late[-1].put(0, np.zeros((1, *late[-1].job.raws["values"].shape[:2])))
+    predict_scene(Pixelwise(), file, target, **HOW)  # another request
+    np.testing.assert_allclose(open_map(target).values, truth(values), rtol=1e-6)
+    for one in late:
+        with pytest.raises(FileNotFoundError):
+            one.finish({"not_finite": 0, "damages": []})
+    np.testing.assert_allclose(open_map(target).values, truth(values), rtol=1e-6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "scene.tif"]
+
+
 def test_one_target_is_made_by_one_process(tmp_path, file):
     from geowb.locks import held
 
