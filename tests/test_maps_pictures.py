@@ -176,6 +176,12 @@ def test_many_classes_have_many_colours_and_whole_heights_are_no_classes(tif):
     assert np.array_equal(image(plot_map(tif(heights))), heights)
 
 
+def test_what_has_no_unit_says_none():
+    share = xr.DataArray(np.linspace(0, 1, 16).reshape(4, 4), dims=("y", "x"), attrs={"units": "1"})
+    assert drawn(share, size=4).look.units == ""
+    assert drawn(share.assign_attrs(units="m"), size=4).look.units == "m"
+
+
 def test_axes_are_those_of_the_ground(tif):
     values = np.arange(20.0).reshape(4, 5)
     degrees = plot_map(tif(values, crs=4326, at=(10, 60), pixel=0.5))

@@ -92,7 +92,9 @@ def test_several_outputs_are_several_files_or_variables(tmp_path, file):
     data = xr.open_zarr(tmp_path / "map.zarr", consolidated=False)
     assert data["probabilities"].dims == ("class", "y", "x")
     assert data["probabilities"].attrs["class_names"] == asked["classes"]
-    assert "flag_meanings" not in tif.open("probabilities").attrs  # they are no classes
+    for one in (tif.open("probabilities"), zarr.open("probabilities")):
+        assert "flag_meanings" not in one.attrs  # they are no classes
+        assert one.attrs["units"] == "1"
     with pytest.raises(RequestError, match=r"has 3 layers along .band.: choose one"):
         area_per_class(tif.files["probabilities"])
     assert np.allclose(data.y.values, open_map(tif.file).y.values)

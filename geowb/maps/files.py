@@ -53,6 +53,9 @@ def open_map(source: str | Path | xr.DataArray, variable: str = "") -> xr.DataAr
     else:
         found = _raster(source)
     found = found.squeeze("band", drop=True) if found.sizes.get("band") == 1 else found
+    units = found.attrs.get("units")
+    if isinstance(units, (tuple, list)) and len(set(units)) == 1:  # of several bands of a file
+        found = found.assign_attrs(units=units[0])
     if not {"y", "x"} <= set(found.dims):
         raise DataError(f"A map has the dimensions y and x; this one has {', '.join(found.dims)}.")
     return found

@@ -87,7 +87,7 @@ def drawn(
         values, given = _reduced(found, file, size, names)
     if names is None:
         unit = str(found.attrs.get("units", "")) if units is None else units
-        look = Look(unit, span(values[given], limits), cmap)
+        look = Look("" if unit == "1" else unit, span(values[given], limits), cmap)
     else:
         occurring = [int(value) for value in np.unique(values[given])]
         known = dict(sorted(names.items()))  # first, so that others do not change their colours
