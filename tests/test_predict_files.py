@@ -16,6 +16,7 @@ import rasterio
 import rasterio.shutil
 import torch
 import xarray as xr
+from dask.system import cpu_count
 from predicting import TRANSFORM, Blur, Layer, Pixelwise, counts, raster, sparse
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
@@ -596,14 +597,17 @@ predict_scene(Layer(), {str(file)!r}, {str(tmp_path / "map.tif")!r}, progress=Fa
 
 def test_memory_does_not_grow_with_the_scene(tmp_path):
     """Beyond the loaded libraries and model, in megabytes: the limit is 300."""
-    taken = {}
-    for size in (4096, 16384):
+    taken, cores = {}, str(cpu_count())
+    words = ('model="layer"', "tile=512", "overlap=32")
+    for size, threads in ((4096, "1"), (4096, cores), (16384, cores)):
         file = sparse(tmp_path / f"{size}.tif", size)
-        done = run(file, tmp_path / f"map{size}.tif", 'model="layer"', "tile=512", "overlap=32")
+        how = {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000"}
+        done = run(file, tmp_path / f"map{size}.tif", *words, "overwrite=true", **how)
         assert done.returncode == 0, done.stderr
-        taken[size] = json.loads(done.stdout)["megabytes"]
+        taken[size, threads] = json.loads(done.stdout)["megabytes"]
     assert max(taken.values()) <= 300, taken
-    assert taken[16384] <= taken[4096] + 60, taken
+    # as it runs where nothing is said; with reading beside the model the peak varies by 50
+    assert taken[16384, cores] <= taken[4096, cores] + 60, taken
     with rasterio.open(tmp_path / "map16384.tif") as found, rasterio.open(file) as given:
         assert found.shape == (16384, 16384)
         window = rasterio.windows.Window(8192, 8192, 512, 512)

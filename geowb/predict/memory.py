@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 #: Bytes up to which a piece comes from the heap: the most that glibc takes, and comes to itself.
 _LARGEST = 32 * 2**20
 #: Bytes that lie free at the heap's end before they go back to the system.
-_FREE = 256 * 2**20
+_FREE = 64 * 2**20
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from geowb.predict.source import Scene
 __all__ = ["Task", "Way", "ready", "run_units"]
 
 #: Batches that are read before they are needed, and outputs that may wait to be written.
-_AHEAD = 3
+_AHEAD = 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
         pinned = device.type == "cuda"
         spare = device.type != "cpu" or torch.get_num_threads() < cpu_count()
         beside = spare or task.scene.remote
-        ahead = (2 * _AHEAD if pinned else _AHEAD) if beside else 1
+        ahead = 6 if pinned else _AHEAD
         blender = _Blender(task, job)
         stack.callback(blender.close)  # after both pools have ended
         reading = stack.enter_context(_pool((4 if pinned else 1) if beside else 0))
