@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 #: Bytes up to which a piece comes from the heap: the most that glibc takes, and comes to itself.
 _LARGEST = 32 * 2**20
 #: Bytes that lie free at the heap's end before they go back to the system.
-_FREE = 64 * 2**20
+_FREE = 2 * _LARGEST
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def kept() -> Iterator[None]:
 
     glibc returns the memory of each batch to the system, and the next one's pages are zeroed one
     by one when they are touched: a tenth of the time of a U-Net. Other C libraries are left alone.
-    Afterwards the limits are those that glibc's own adjustment ends at.
+    The limits, which stay, are those that glibc's own adjustment ends at.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # musl has none
@@ -37,5 +37,4 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
         libc.malloc_trim(0)
