@@ -104,7 +104,7 @@ def as_loaded(model: Net, file: Path) -> float:
 
 def as_in_geowb(model: Net, file: Path) -> float:
     """Run as many batches of the same size, in the same layout, memory and precision; seconds."""
-    from geowb.predict.memory import kept
+    from geowb.predict.heap import kept
     from geowb.predict.planning import prepared
     from geowb.predict.units import ready
 

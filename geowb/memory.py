@@ -27,7 +27,6 @@ class PeakMemory(Callback):
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Start to record allocations."""
-        """Start to record allocations."""
         if task.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(task.device)
         elif task.device.type == "cpu":
@@ -36,12 +35,10 @@ class PeakMemory(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *_: object) -> None:
         """Stop after two steps."""
-        """Stop after two steps."""
         if self._profile is not None and trainer.global_step - self._first >= 2:
             self._stop(task)
 
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Take the peak."""
         """Take the peak."""
         if task.device.type == "cuda":
             self.mb = torch.cuda.max_memory_allocated(task.device) / 1e6
@@ -49,7 +46,6 @@ class PeakMemory(Callback):
             self._stop(task)
 
     def on_exception(self, _: L.Trainer, task: L.LightningModule, __: BaseException) -> None:
-        """Leave no profiler running."""
         """Leave no profiler running."""
         if self._profile is not None:
             self._stop(task)

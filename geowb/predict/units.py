@@ -16,8 +16,8 @@ from dask.system import cpu_count
 from geowb.errors import ModelError
 from geowb.models.wrapper import placed
 from geowb.predict.grid import Grid, Group
+from geowb.predict.heap import kept
 from geowb.predict.job import Job, Writer, full_disk
-from geowb.predict.memory import kept
 from geowb.predict.outputs import Outputs
 from geowb.predict.source import Scene
 
@@ -59,11 +59,11 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
     beside them holds up. `tick` is told of pixels that are done.
     """
     wanted = ((unit, group) for unit in units for group in task.grid.groups(unit))
-    with kept(), ready(task.model, task.way) as (model, device), ExitStack() as stack:
+    with kept() as tidy, ready(task.model, task.way) as (model, device), ExitStack() as stack:
         pinned = device.type == "cuda"
         spare = device.type != "cpu" or torch.get_num_threads() < cpu_count()
         beside = spare or task.scene.remote
-        ahead = 6 if pinned else _AHEAD
+        ahead = 6 if pinned else _AHEAD if beside else 0
         blender = _Blender(task, job)
         stack.callback(blender.close)  # after both pools have ended
         reading = stack.enter_context(_pool((4 if pinned else 1) if beside else 0))
@@ -71,21 +71,23 @@ def run_units(task: Task, units: Sequence[int], job: Job, tick: Callable[[int], 
         batches: deque[tuple[int, Group, Future]] = deque()
         written: deque[Future] = deque()
 
-        def read_on() -> None:
-            while len(batches) < ahead and (one := next(wanted, None)):
-                batches.append((*one, reading.submit(read, task, one[1], pinned)))
-
-        read_on()
-        while batches:
+        def run_next() -> None:
             unit, group, batch = batches.popleft()
             x, seen = batch.result()
-            read_on()
             with _enough_memory(task):
                 tiles = x.to(device, non_blocking=pinned).split(task.grid.batch_size)
                 given = [task.outputs.run(model, part) for part in tiles]
             written.append(writing.submit(blender.add, unit, group, given, seen))
             while len(written) > (_AHEAD if beside else 0):
                 tick(written.popleft().result())
+            tidy()
+
+        for unit, group in wanted:
+            batches.append((unit, group, reading.submit(read, task, group, pinned)))
+            if len(batches) > ahead:
+                run_next()
+        while batches:
+            run_next()
         for one in written:
             tick(one.result())
 
@@ -150,14 +152,14 @@ def read(task: Task, group: Group, pinned: bool = False) -> tuple[torch.Tensor, 
         (x.start(group.cols.stop - 1) + x.tile) * scale,
     )
     high, wide = y.tile * scale, x.tile * scale
-    shape = (len(group.cols) * len(group.rows), *window.values.shape[:2], high, wide)
-    tiles = torch.empty(shape, pin_memory=pinned)
-    into, number = tiles.numpy(), 0
-    for j in group.cols:
-        for i in group.rows:
+    places = [(i, j) for j in group.cols for i in group.rows]
+    if len(places) == 1 and not pinned:
+        tiles = torch.from_numpy(np.ascontiguousarray(window.values[None]))
+    else:
+        tiles = torch.empty((len(places), *window.values.shape[:2], high, wide), pin_memory=pinned)
+        for into, (i, j) in zip(tiles.numpy(), places, strict=True):
             row, col = y.start(i) * scale - top, x.start(j) * scale - left
-            into[number] = window.values[:, :, row : row + high, col : col + wide]
-            number += 1
+            into[...] = window.values[:, :, row : row + high, col : col + wide]
     seen = window.seen
     if scale > 1:
         height, width = (size // scale for size in seen.shape)
