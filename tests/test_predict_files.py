@@ -389,6 +389,23 @@ def test_a_wrong_scale_is_refused_before_anything_is_written(tmp_path):
     np.testing.assert_allclose(one.open().values, two.open().values, atol=1e-4)
 
 
+def test_a_variable_of_a_netcdf_is_a_source_and_a_map(tmp_path, values):
+    import rioxarray
+
+    image = rioxarray.open_rasterio(raster(tmp_path / "scene.tif", values)).drop_vars("band")
+    both = xr.Dataset({"counts": image, "first": image[0]}).rio.write_crs("EPSG:32722")
+    both.to_netcdf(tmp_path / "both.nc")
+    for use in (open_map, lambda file: predict_scene(Pixelwise(), file, tmp_path / "m.tif", **HOW)):
+        with pytest.raises(RequestError, match="holds several rasters: name one, as in netcdf:"):
+            use(tmp_path / "both.nc")
+        with pytest.raises(DataError, match=r"none\.nc:counts: No such file"):
+            use(f"netcdf:{tmp_path}/none.nc:counts")
+    named = f"netcdf:{tmp_path}/both.nc:counts"
+    assert np.array_equal(open_map(named).values, values)
+    found = predict_scene(Pixelwise(), named, tmp_path / "m.tif", **HOW).open()
+    assert np.allclose(found.values, truth(values), rtol=1e-6)
+
+
 def damaged(tmp_path):
     """A file with one block in its middle that cannot be decoded."""
     file = raster(tmp_path / "bad.tif", counts(192, 192), compress="deflate", interleave="pixel")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from geowb.bands import HLS6, SENSOR_BANDS
-from geowb.catalog.fetch import no_network
 from geowb.catalog.fit import Numbers, check_classes, check_offset, grid_problem, numbers_of
 from geowb.catalog.schema import (
     ChipsOptions,
@@ -21,7 +17,8 @@ from geowb.catalog.schema import (
     expand,
     is_url,
 )
-from geowb.errors import DataError, RequestError
+from geowb.catalog.stored import open_quietly
+from geowb.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +30,8 @@ __all__ = [
     "adapt",
     "chips",
     "find_chips",
-    "open_quietly",
     "raster",
-    "raster_as_stored",
-    "zarr_as_stored",
 ]
-
-_OPENING = threading.Lock()  # warning filters belong to the whole process
 
 
 def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
@@ -65,57 +57,6 @@ def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
 
 
 # --- one scene on one grid ----------------------------------------------------------------------
-
-
-def open_quietly(opener: Callable[..., Any], path: str | Path, **how: Any) -> Any:
-    """Open a raster; a missing georeference is for the checks to judge, not for a warning."""
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return opener(path, **how)
-        except RasterioIOError as error:
-            if str(path).startswith("http") and "CURL error" in str(error):
-                raise no_network(urlsplit(str(path)).netloc, None) from error
-            raise DataError(f"'{path}' is not a raster that can be read: {error}") from error
-
-
-def raster_as_stored(path: str | Path) -> xr.DataArray:
-    """Open a raster lazily ``(band, y, x)``, its numbers as they are stored.
-
-    >>> raster_as_stored("scene.tif").dtype  # doctest: +SKIP
-    dtype('int16')
-    """
-    import rioxarray
-    import xarray as xr
-
-    found = open_quietly(rioxarray.open_rasterio, path, cache=False, lock=False)
-    if not isinstance(found, xr.DataArray):
-        raise RequestError(
-            f"'{path}' holds several rasters: name one, as in netcdf:FILE:VARIABLE, or open it and "
-            "pass the array."
-        )
-    return found
-
-
-def zarr_as_stored(path: str | Path) -> xr.Dataset:
-    """Open a Zarr lazily, its numbers as they are stored.
-
-    >>> zarr_as_stored("scene.zarr")["reflectance"].dims  # doctest: +SKIP
-    ('band', 'y', 'x')
-    """
-    import xarray as xr
-
-    try:
-        found = xr.open_zarr(
-            path, chunks=None, mask_and_scale=False, consolidated=False, decode_coords="all"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"'{path}' is not a Zarr that can be read: {error}") from error
-    if not found.data_vars:
-        raise DataError(f"'{path}' has no variable.")
-    return found
 
 
 def _read(path: str) -> xr.DataArray:

@@ -81,15 +81,15 @@ def class_names(found: xr.DataArray) -> dict[int, str]:
 
 
 def _raster(source: str | Path) -> xr.DataArray:
-    from geowb.catalog.read import raster_as_stored
+    from geowb.catalog.stored import absent, raster_as_stored
 
-    if not str(source).startswith(("http", "/vsi", "s3:")) and not Path(source).exists():
+    if absent(source):
         raise RequestError(f"There is no map '{source}'.")
     return raster_as_stored(source)
 
 
 def _variable(folder: Path, variable: str) -> xr.DataArray:
-    from geowb.catalog.read import zarr_as_stored
+    from geowb.catalog.stored import zarr_as_stored
 
     if not folder.exists():
         raise RequestError(f"There is no map '{folder}'.")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from geowb.catalog.read import raster_as_stored, zarr_as_stored
 from geowb.catalog.source import fingerprint
+from geowb.catalog.stored import absent, raster_as_stored, zarr_as_stored
 from geowb.errors import DataError, RequestError
 from geowb.predict.source import Plane, Scene, bounded_cache
 
@@ -144,7 +144,7 @@ def _of_entry(text: str, select: Mapping[str, Any], catalog: str, seed: int | No
 
 
 def _of_file(path: str) -> list[list[_Image]]:
-    if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
+    if absent(path):
         raise RequestError(f"There is no file '{path}', and no such catalog entry.")
     with bounded_cache():
         return [[(Path(path).name, raster_as_stored(path))]]
