@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import zmq
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -119,7 +120,11 @@ def _peak_memory(pid: int) -> int | None:
 
 
 class _Client(PapermillNotebookClient):
-    """Stores the beginning and the end of what a cell prints without measure."""
+    """Stores the beginning and the end of what a cell prints without measure.
+
+    The notebook is stored as each code cell starts, with all that went before, and at the end:
+    papermill stores it at both ends of every cell, text included.
+    """
 
     def process_message(
         self, msg: dict[str, Any], cell: NotebookNode, cell_index: int
@@ -130,7 +135,20 @@ class _Client(PapermillNotebookClient):
         return output
 
     def papermill_execute_cells(self) -> None:
-        super().papermill_execute_cells()
+        for index, cell in enumerate(self.nb.cells):
+            if cell.cell_type != "code" or not cell.source.strip():
+                self.execute_cell(cell, index)  # tells where the execution is
+                continue
+            try:
+                self.nb_man.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+                break
+            finally:
+                file, self.nb_man.output_path = self.nb_man.output_path, None
+                self.nb_man.cell_complete(cell, cell_index=index)
+                self.nb_man.output_path = file
         type(self.km).finished = True
 
 
