@@ -45,7 +45,7 @@ def rows() -> list[Row]:
             note="kernel's start included; its end is waited for by papermill only"),
         Row("of it, beyond the kernel's start", without_start, "papermill, start included",
             (loop - cells) / len(runs), limit=0.5,
-            note="from a worker's first run to its last; the notebook is stored at each cell"),
+            note="from a worker's first run to its last; the notebook is stored at each code cell"),
     ]  # fmt: skip
 
 

@@ -312,3 +312,24 @@ def test_what_is_no_run_directory_is_named(tmp_path: Path, content, told):
 
 def test_run_failed_is_not_a_wrong_request():
     assert (RunFailed.exit_status, RequestError.exit_status, DataError.exit_status) == (1, 2, 1)
+
+
+def test_the_notebook_is_stored_as_each_code_cell_starts_and_at_the_end(tmp_path, write_study):
+    """A cell that is at work finds in the file what came before; text is not stored for."""
+    look = (
+        "import json, pathlib\n"
+        "there = json.loads((pathlib.Path(run_dir) / 'notebook.ipynb').read_text())['cells']\n"
+        "print([bool(c['outputs']) for c in there if c['cell_type'] == 'code'])"
+    )
+    study = write_study(tmp_path / "look.ipynb", 'run_dir: str = ""', ("## Look", look, look))
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        from papermill import engines
+
+        store = engines.write_ipynb
+        patch.setattr(engines, "write_ipynb", lambda *a: (written.append(a), store(*a)))
+        done = run(study, out=tmp_path / "runs")
+    cells = [c for c in nbformat.read(done.notebook, 4).cells if c.cell_type == "code"]
+    told = [json.loads(c.outputs[0].text.lower()) for c in cells if c.outputs]
+    assert [sum(one) for one in told] == [0, 1]
+    assert len(written) == len(cells) + 2  # and as the run starts, and at its end
