@@ -17,8 +17,6 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 32 * 2**20
 #: Bytes that lie free at the heap's end before they go back to the system.
 _FREE = 2 * _LARGEST
-
-
 #: Bytes that the process may grow by, beyond its size in its first batches, before free memory is
 #: given back; those batches fill GDAL's cache too.
 _GROWTH, _FIRST = 32 * 2**20, 8
