@@ -25,6 +25,7 @@ __all__ = [
     "cut",
     "drop_unseen",
     "examples",
+    "share_of",
     "split_by_place",
     "what_split_shows",
     "with_labels",
@@ -148,6 +149,25 @@ def split_by_place(
     return chips
 
 
+def share_of(chips: pd.DataFrame, share: float, *, seed: int = 0) -> pd.DataFrame:
+    """Draw a share of the labelled chips at random, at least two; smaller shares lie in larger.
+
+    >>> chips = pd.DataFrame({"scene": "a", "labelled": [9] * 40})
+    >>> len(share_of(chips, 0.1)), set(share_of(chips, 0.1).index) < set(share_of(chips, 0.5).index)
+    (4, True)
+
+    Raises
+    ------
+    RequestError
+        For a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise RequestError(f"A share of the chips lies above 0 and up to 1; it is {share}.")
+    labelled = chips[chips["labelled"] > 0]
+    count = max(2, round(share * len(labelled)))
+    return labelled.sample(frac=1, random_state=seed).head(count).sort_index()
+
+
 def what_split_shows(chips: pd.DataFrame) -> str:
     """Say in a sentence or two what a test on this split can and cannot show.
 
@@ -203,7 +223,8 @@ def examples(scenes: Scenes, chips: pd.DataFrame, count: int = 3) -> dict[str, x
         test = chips[(chips["scene"] == name) & (chips["split"] == "test")]["sample"].unique()
         for sample in test[:count]:
             one = scene.isel(sample=int(sample)).load()
-            one["reflectance"] = one["reflectance"].expand_dims(time=1)
+            if "time" not in one["reflectance"].dims:
+                one["reflectance"] = one["reflectance"].expand_dims(time=1)
             found[f"{name}-{sample}"] = one
     return dict(list(found.items())[:count])
 
@@ -263,8 +284,11 @@ class ChipDataset:
         self._images = {}
         self._labels = {}
         for name in self.chips["scene"].unique():
-            dims = ("sample",) if "sample" in scenes[name].dims else ("time",)
-            self._images[name] = scenes[name]["reflectance"].transpose(*dims, "band", "y", "x").data
+            images = scenes[name]["reflectance"]
+            if "time" not in images.dims:  # one date a sample
+                images = images.expand_dims("time", axis=1)
+            dims = [dim for dim in ("sample", "time") if dim in images.dims]
+            self._images[name] = images.transpose(*dims, "band", "y", "x").data
             if label is not None:
                 self._labels[name] = _thinned(scenes[name][label], label_fraction, seed)
 
@@ -294,6 +318,11 @@ class ChipDataset:
                 "nothing can be learned from them."
             )
         return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+
+    def classes(self) -> list[int]:
+        """List the classes among the labels that are left after thinning."""
+        found = [np.unique(self._label(chip)) for _, chip in self.chips.iterrows()]
+        return [int(k) for k in np.unique(np.concatenate(found or [np.empty(0)])) if k >= 0]
 
     def count_labelled(self) -> int:
         """Count the labelled pixels that are left after thinning."""
@@ -332,7 +361,7 @@ class ChipDataset:
     def _image(self, chip: pd.Series) -> np.ndarray:
         images = self._images[chip["scene"]]
         if chip["sample"] >= 0:
-            images = images[chip["sample"]][None]
+            images = images[chip["sample"]]
         image = np.asarray(images[_window(chip)], dtype=np.float32)
         image = image.swapaxes(0, 1)  # (C, T, H, W)
         # The chip's own mirror image, not no data: batch normalisation counts every pixel.

@@ -45,7 +45,7 @@ class Readout:
     seconds: float
 
     @property
-    def val_rmse(self) -> float:
+    def val_score(self) -> float:
         """Its RMSE on the validation split."""
         return float(self.history["val_rmse"].min())
 
@@ -66,7 +66,7 @@ def fit_linear(
     """Fit the linear decoder of a model by ridge regression; the penalty is chosen on `val`.
 
     >>> model = build("swin_demo", weights="pretrained", freeze_backbone=True, decoder="linear")
-    >>> fit_linear(model, train, val).val_rmse  # doctest: +SKIP
+    >>> fit_linear(model, train, val).val_score  # doctest: +SKIP
 
     The encoder stays as it is. Nothing is random, and there is no rate and no number of steps to
     choose. Sums are kept, no features: memory grows with the square of the number of
@@ -117,7 +117,7 @@ def fit_linear(
     history = pd.DataFrame({"penalty": penalties, "val_rmse": error.numpy()})
     result = Readout(model.eval(), history, penalties[best], time.perf_counter() - began)
     if line:
-        told = f"RMSE validation {result.val_rmse:.1f} {units}".rstrip()
+        told = f"RMSE validation {result.val_score:.1f} {units}".rstrip()
         line.show(f"{told}, penalty {result.penalty:.2g} | {result.seconds:.0f} s")
     return result
 

@@ -221,7 +221,7 @@ def test_the_validation_error_is_that_of_the_model(name, size):
     model = reader(data, name, non_negative=True)
     result = fit_linear(model, data["train"], data["val"], progress=False)
     pixels = evaluate.at_labels(result.model, data["val"], accelerator="cpu")
-    assert result.val_rmse == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
+    assert result.val_score == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
     assert (pixels["predicted"] >= 0).all()
 
 
@@ -233,7 +233,7 @@ def test_the_penalty_with_the_least_error_is_taken():
     assert result.penalty == table.idxmin()
     one = [result.penalty]
     alone = fit_linear(reader(data), data["train"], data["val"], penalties=one, progress=False)
-    assert alone.val_rmse == result.val_rmse == table.min()
+    assert alone.val_score == result.val_score == table.min()
     assert table.max() > 1.01 * table.min()
 
 
@@ -281,7 +281,7 @@ def test_dates_of_several_images():
         model = build(name, frames=2, decoder="linear", freeze_backbone=True, **scale)
         result = fit_linear(model, train, val, progress=False)
         pixels = evaluate.at_labels(result.model, val, accelerator="cpu")
-        assert result.val_rmse == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
+        assert result.val_score == pytest.approx(evaluate.rmse(pixels), rel=1e-5)
 
 
 def test_its_file_predicts_as_it_does(tmp_path):

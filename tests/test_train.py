@@ -13,7 +13,7 @@ from geowb.chips import ChipDataset, cut, split_by_place
 from geowb.errors import DataError, RequestError
 from geowb.models import PixelModel, build
 from geowb.predict import map_scenes
-from geowb.train import _Regression, fit, masked_rmse, steps_an_epoch
+from geowb.train import Regression, fit, masked_rmse, steps_an_epoch
 
 # --- the loss --------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def test_training_learns_a_linear_relation(parts):
     spread = pixels["observed"].std()
     assert evaluate.rmse(pixels) < 0.3 * spread
     assert len(result.history) == 12
-    assert result.val_rmse == result.history["val_rmse"].min()
+    assert result.val_score == result.history["val_rmse"].min()
     assert not result.model.training
     maps = map_scenes(result.model, scenes, tile=16)
     dense = np.sqrt(float(((maps["a"] - scenes["a"].agb_dense) ** 2).mean()))
@@ -100,7 +100,7 @@ def test_validation_score_is_that_of_the_returned_weights(parts):
     _, _, data = parts
     result = train(data, learning_rate=0.5)
     pixels = evaluate.at_labels(result.model, data["val"])
-    assert evaluate.rmse(pixels) == pytest.approx(result.val_rmse, rel=1e-4)
+    assert evaluate.rmse(pixels) == pytest.approx(result.val_score, rel=1e-4)
 
 
 def test_the_last_epoch_is_kept_where_it_is_asked_for(parts):
@@ -109,9 +109,9 @@ def test_the_last_epoch_is_kept_where_it_is_asked_for(parts):
     best = train(data, epochs=6, learning_rate=0.5)
     assert last.history.equals(best.history)
     assert last.kept_epoch == 5
-    assert last.val_rmse == last.history["val_rmse"].iloc[-1] > best.val_rmse
+    assert last.val_score == last.history["val_rmse"].iloc[-1] > best.val_score
     pixels = evaluate.at_labels(last.model, data["val"])
-    assert evaluate.rmse(pixels) == pytest.approx(last.val_rmse, rel=1e-4)
+    assert evaluate.rmse(pixels) == pytest.approx(last.val_score, rel=1e-4)
     with pytest.raises(RequestError, match="keep is 'first'"):
         train(data, keep="first")
 
@@ -125,7 +125,7 @@ def test_same_seed_same_result_other_seed_another(parts):
 
 def cut_off(data, epochs, folder, monkeypatch, **options):
     """Train until a power cut early in the last epoch."""
-    step = _Regression.training_step
+    step = Regression.training_step
     steps = -(-len(data["train"].labelled_only()) // 8)
     calls = []
 
@@ -136,7 +136,7 @@ def cut_off(data, epochs, folder, monkeypatch, **options):
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Regression, "training_step", training_step)
+        patch.setattr(Regression, "training_step", training_step)
         with pytest.raises(RuntimeError, match="power cut"):
             train(data, epochs=epochs, checkpoints=folder, **options)
 
@@ -164,7 +164,7 @@ def test_a_last_batch_of_one_chip_does_no_harm(parts, left):
     labelled = chips[(chips["split"] == "train") & (chips["labelled"] > 0)]
     some = ChipDataset(scenes, labelled.iloc[: 8 + left])
     result = train({**data, "train": some}, build("swin_demo", freeze_backbone=True), epochs=1)
-    assert np.isfinite(result.val_rmse)
+    assert np.isfinite(result.val_score)
     with pytest.raises(DataError, match="single training chip"):
         train({**data, "train": ChipDataset(scenes, labelled.iloc[:1])}, epochs=1)
 
@@ -173,9 +173,9 @@ def test_a_training_that_diverges_loses_every_comparison(parts):
     _, _, data = parts
     result = train(data, epochs=2)
     result.history["val_rmse"] = [np.nan, 5.0]
-    assert (result.val_rmse, result.kept_epoch) == (5.0, 1)
+    assert (result.val_score, result.kept_epoch) == (5.0, 1)
     result.history["val_rmse"] = np.nan
-    assert result.val_rmse == np.inf
+    assert result.val_score == np.inf
 
 
 def test_progress_outside_a_notebook_is_a_line_an_epoch_on_standard_error(parts, capsys):
@@ -204,7 +204,7 @@ def test_without_validation_the_weights_are_those_of_the_last_epoch(parts, capfd
                 accelerator="cpu")  # fmt: skip
     assert alone.history["val_rmse"].isna().all()
     assert alone.history["train_rmse"].notna().all()
-    assert alone.val_rmse == np.inf  # it wins no comparison
+    assert alone.val_score == np.inf  # it wins no comparison
     beside = train(data, epochs=3)
     # Validation that never gets better than in the last epoch keeps the same weights.
     assert beside.kept_epoch == 2
@@ -231,9 +231,9 @@ def test_steps_of_an_epoch_are_counted_as_they_are_made(parts, monkeypatch, chip
     some = ChipDataset(parts[0], data["train"].labelled_only().chips.head(chips))
     assert len(some) == chips
     made = []
-    step = _Regression.training_step
+    step = Regression.training_step
     monkeypatch.setattr(
-        _Regression, "training_step", lambda self, *a: (made.append(1), step(self, *a))[1]
+        Regression, "training_step", lambda self, *a: (made.append(1), step(self, *a))[1]
     )
     fit(linear(), some, None, epochs=1, batch_size=batch, accelerator="cpu", progress=False)
     assert len(made) == steps_an_epoch(some, batch)
@@ -245,13 +245,13 @@ def test_the_rate_falls_on_a_plateau(parts, monkeypatch):
     frozen.requires_grad_(False)
     frozen.network.last.bias.requires_grad_(True)
     rates = []
-    ends = _Regression.on_train_epoch_start
+    ends = Regression.on_train_epoch_start
 
     def starts(self):
         rates.append(self.optimizers().param_groups[0]["lr"])
         ends(self)
 
-    monkeypatch.setattr(_Regression, "on_train_epoch_start", starts)
+    monkeypatch.setattr(Regression, "on_train_epoch_start", starts)
     train(data, frozen, epochs=30, learning_rate=1e-12, schedule="plateau")
     assert rates[:11] == [1e-12] * 11
     assert min(rates) == pytest.approx(1e-13, rel=1e-6) or min(rates) < 1e-13

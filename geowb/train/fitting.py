@@ -1,4 +1,4 @@
-"""Fine-tuning on Lightning: the masked loss, one `fit`, and what it cost."""
+"""One `fit` for all tasks, and what it cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,113 +18,30 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics import MeanSquaredError
 
-from geowb.chips import with_labels
 from geowb.errors import DataError, RequestError
 from geowb.lines import Line
 from geowb.memory import PeakMemory
 from geowb.models.registry import check_accelerator
+from geowb.train.tasks import Regression, Task
 
 if TYPE_CHECKING:
     from geowb.chips import ChipDataset
-    from geowb.models.wrapper import PixelModel
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SCHEDULES = ("one_cycle", "plateau")
 
-__all__ = ["Fit", "fit", "masked_rmse", "quiet", "seed_everything", "steps_an_epoch"]
-
-
-def masked_rmse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Root of the mean square error over the labelled pixels of the whole batch.
-
-    >>> nan = float("nan")
-    >>> masked_rmse(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([4.0, 1.0, nan])).item()
-    3.535533905029297
-
-    Both of the same shape; NaN in `target` is unlabelled. The root is taken once, after masking,
-    as in TerraTorch's regression task. Without any label the loss is zero and so is its gradient.
-    """
-    labelled = torch.isfinite(target)
-    if not labelled.any():
-        return prediction.sum() * 0.0
-    square = (prediction[labelled] - target[labelled]).square().mean()
-    return square.clamp_min(1e-12).sqrt()  # the root has no finite slope at zero
-
-
-class _Regression(L.LightningModule):
-    """One value a pixel, sparse labels."""
-
-    def __init__(self, model: PixelModel, plan: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.plan = plan
-        self.scores = torch.nn.ModuleDict(
-            {f"{part}_rmse": MeanSquaredError(squared=False) for part in ("train", "val")}
-        )
-        # A frozen encoder is not written into checkpoints; it is in the model already.
-        self.strict_loading = False
-
-    def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
-        prediction, target = self.model(batch["image"])[:, 0], batch["label"]
-        labelled = torch.isfinite(target)
-        if labelled.any():
-            score = self.scores[f"{part}_rmse"]
-            score.update(prediction[labelled].detach(), target[labelled])
-            self.log(f"{part}_rmse", score, on_step=False, on_epoch=True)
-        return masked_rmse(prediction, target)
-
-    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        self._step(batch, "val")
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        free = [p for p in self.parameters() if p.requires_grad]
-        rate = self.plan["learning_rate"]
-        optimizer = torch.optim.AdamW(free, rate, weight_decay=self.plan["weight_decay"])
-        if self.plan["schedule"] == "plateau":
-            falls = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": falls, "monitor": "val_rmse"},
-            }
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_epoch_start(self) -> None:
-        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        frozen = {f"model.{k}" for k, p in self.model.named_parameters() if not p.requires_grad}
-        checkpoint["state_dict"] = {
-            k: v for k, v in checkpoint["state_dict"].items() if k not in frozen
-        }
-        checkpoint["plan"] = self.plan
-        checkpoint["random_state"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            checkpoint["cuda_random_state"] = torch.cuda.get_rng_state_all()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._random_state = checkpoint["random_state"]
-        self._cuda_random_state = checkpoint.get("cuda_random_state")
-
-    def on_train_start(self) -> None:
-        if hasattr(self, "_random_state"):  # dropout goes on where the checkpoint left it
-            torch.set_rng_state(self._random_state)
-            if self._cuda_random_state is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self._cuda_random_state)
+__all__ = ["Fit", "fit", "quiet", "seed_everything", "steps_an_epoch"]
 
 
 class _Progress(Callback):
-    """One line that is rewritten each epoch: in a notebook in place, else on standard error."""
+    """One line that is rewritten at each validation: in a notebook in place, else on stderr."""
 
-    def __init__(self, epochs: int, units: str, shown: bool) -> None:
+    def __init__(self, plan: dict[str, Any], task: type[Task], units: str, shown: bool) -> None:
         self.rows: list[dict[str, float]] = []
-        self._epochs, self._units = epochs, units
+        self._task, self._units = task, units
+        self._unit = "step" if plan["steps"] else "epoch"
+        self._whole = plan["steps"] or plan["epochs"]
         self._shown = Line() if shown else None
         self._began = time.perf_counter()
 
@@ -141,20 +58,35 @@ class _Progress(Callback):
         self._began = time.perf_counter() - state["seconds"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_rmse")}
-        self.rows.append({"epoch": trainer.current_epoch, **scores})
-        if self._shown is not None:
-            self._shown.show(self._line(trainer.current_epoch + 1, scores))
+        if self._unit == "epoch":
+            self._add(trainer, trainer.current_epoch + 1)
 
-    def _line(self, epoch: int, scores: dict[str, float]) -> str:
+    def on_validation_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        if self._unit == "step":
+            self._add(trainer, trainer.global_step)
+
+    def _add(self, trainer: L.Trainer, done: int) -> None:
+        keys = (f"train_{self._task.score}", f"val_{self._task.score}")
+        scores = {
+            k: float(trainer.callback_metrics[k]) for k in keys if k in trainer.callback_metrics
+        }
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **scores})
+        if self._shown is not None:
+            self._shown.show(self._line(done, scores))
+
+    def _line(self, done: int, scores: dict[str, float]) -> str:
         seconds = self.seconds
-        left = seconds / len(self.rows) * (self._epochs - epoch)
-        bar = "#" * round(20 * epoch / self._epochs)
-        names = {"train_rmse": "train", "val_rmse": "validation"}
-        told = [f"{word} {scores[key]:.1f}" for key, word in names.items() if key in scores]
+        left = seconds / done * (self._whole - done)
+        bar = "#" * round(20 * done / self._whole)
+        name, number = self._task.told.split(" ", 1)
+        words = {f"train_{self._task.score}": "train", f"val_{self._task.score}": "validation"}
+        told = [
+            f"{word} {number.format(scores[key])}" for key, word in words.items() if key in scores
+        ]
         return (
-            f"epoch {epoch:>3}/{self._epochs} [{bar:<20}] RMSE {', '.join(told)} {self._units} "
-            f"| {seconds:.0f} s, {left:.0f} s left"
+            f"{self._unit} {done:>3}/{self._whole} [{bar:<20}] {name} {', '.join(told)} "
+            f"{self._units}".rstrip()
+            + f" | {seconds:.0f} s, {left:.0f} s left"
         )
 
 
@@ -162,42 +94,70 @@ class _Progress(Callback):
 class Fit:
     """A trained model and what its training took.
 
-    ``model`` is in eval mode, with the weights of the ``kept_epoch``; ``history`` has a row an
-    epoch (epoch, train_rmse, val_rmse); ``seconds`` is the time of training and validation;
-    ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
-    peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs); ``keep`` says which epoch
-    was kept, the ``best`` or the ``last``.
+    ``model`` is in eval mode, with the weights of the ``kept_epoch``; ``history`` has a row a
+    validation (epoch, step, and of the score, such as rmse, train_rmse and val_rmse); ``seconds``
+    is the time of training and validation; ``peak_memory_mb`` is the memory of weights, gradients,
+    optimiser state and activations at its peak, in MB (1e6 bytes), NaN where it is not measured
+    (Apple's GPUs); ``keep`` says which was kept, the ``best`` or the ``last``; ``score`` and
+    ``mode`` name the score and say whether its ``min`` or ``max`` is best.
     """
 
-    model: PixelModel
+    model: torch.nn.Module
     history: pd.DataFrame
     learning_rate: float
     seconds: float
     peak_memory_mb: float
     keep: str = "best"
+    score: str = "rmse"
+    mode: str = "min"
 
     @property
     def kept_epoch(self) -> int:
         """Epoch that the weights are of, from 0."""
-        at = self._val().argmin() if self.keep == "best" else -1
-        return int(self.history["epoch"].iloc[at])
+        return int(self.history["epoch"].iloc[self._kept()])
 
     @property
-    def val_rmse(self) -> float:
-        """Its RMSE on the validation split; infinite if it diverged, or without validation."""
+    def kept_step(self) -> int:
+        """Steps after which the weights are."""
+        return int(self.history["step"].iloc[self._kept()])
+
+    @property
+    def val_score(self) -> float:
+        """Its score on validation; infinitely bad if it diverged, or without validation."""
+        return float(self._val().iloc[self._kept()])
+
+    def steps_to(self, score: float) -> float:
+        """Count the steps until validation had first reached a score; infinite if it never did.
+
+        >>> history = pd.DataFrame({"step": [10, 20], "val_miou": [0.4, 0.6]})
+        >>> Fit(None, history, 1e-3, 1.0, 1.0, score="miou", mode="max").steps_to(0.5)
+        20.0
+        """
         val = self._val()
-        return float(val.min() if self.keep == "best" else val.iloc[-1])
+        there = val <= score if self.mode == "min" else val >= score
+        return float(self.history["step"][there].min()) if there.any() else math.inf
+
+    def _kept(self) -> int:
+        if self.keep == "last":
+            return -1
+        val = self._val()
+        return int(val.argmin() if self.mode == "min" else val.argmax())
 
     def _val(self) -> pd.Series:
-        return self.history["val_rmse"].fillna(math.inf)
+        worst = math.inf if self.mode == "min" else -math.inf
+        return self.history[f"val_{self.score}"].fillna(worst)
 
 
 def fit(
-    model: PixelModel,
+    model: torch.nn.Module,
     train: ChipDataset,
     val: ChipDataset | None,
     *,
-    epochs: int,
+    epochs: int = 0,
+    steps: int = 0,
+    val_every: int = 0,
+    task: type[Task] = Regression,
+    options: Mapping[str, Any] | None = None,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0328325,
     schedule: str = "one_cycle",
@@ -212,18 +172,24 @@ def fit(
     units: str = "",
     progress: bool = True,
 ) -> Fit:
-    """Train on labelled chips; keep the weights of the epoch that is best on `val`, or the last.
+    """Train on chips; keep the weights that are best on `val`, or the last.
 
     >>> result = fit(build("unet"), train, val, epochs=5)  # doctest: +SKIP
-    >>> result.val_rmse, result.seconds, result.peak_memory_mb  # doctest: +SKIP
+    >>> result.val_score, result.seconds, result.peak_memory_mb  # doctest: +SKIP
 
-    AdamW; the loss is `masked_rmse`. Chips without a label are left out of `train`.
+    AdamW. Chips without a label are left out of `train`.
 
     Parameters
     ----------
     model, train, val
         From `geowb.models.build` and `geowb.chips`. Without `val` (None), for a training on a few
         chips, the weights of the last epoch are kept.
+    epochs, steps, val_every
+        Passes over the training chips, with a validation after each; or so many steps, with a
+        validation every `val_every` of them, of which `steps` is a multiple: so that trainings on
+        many and on few chips are equally long.
+    task, options
+        What is trained and by which loss: a class of `geowb.train.tasks`, and its options.
     learning_rate, weight_decay
         Peak of the cycle, or start; decay as in the public biomass model's configuration.
     schedule
@@ -255,35 +221,44 @@ def fit(
     """
     plan = {
         "epochs": epochs,
+        "steps": steps,
+        "val_every": val_every,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "schedule": schedule,
         "batch_size": batch_size,
         "seed": seed,
+        "options": dict(options or {}),
     }
     if val is None and (patience or schedule == "plateau"):
         raise RequestError("patience and the schedule 'plateau' need validation chips.")
     keep = "last" if val is None else keep
+    watched = f"val_{task.score}"
     _check_request(plan, accelerator, precision, keep, resume)
-    labelled = with_labels(train, val)
-    if len(labelled) == 1:
-        raise DataError("A single training chip has labels: batch normalisation needs two.")
+    ready = task.ready(train, val)
+    if len(ready) == 1:
+        raise DataError("A single training chip can be learnt from: batch normalisation needs two.")
     seed_everything(seed)
     model.train()  # Lightning leaves the modes of a model that was trained before as they are
-    lines, memory = _Progress(epochs, units, progress), PeakMemory()
+    lines, memory = _Progress(plan, task, units, progress), PeakMemory()
     with tempfile.TemporaryDirectory() as scratch, quiet():
         kept = checkpoints or (Path(resume).parent if resume else None)
         best = ModelCheckpoint(
             dirpath=kept or scratch,
             filename="best",
-            monitor="val_rmse" if keep == "best" else None,
+            monitor=watched if keep == "best" else None,
+            mode=task.mode,
             save_top_k=1 if kept or keep == "best" else 0,
             save_last=kept is not None,
             enable_version_counter=False,
         )
-        stops = [EarlyStopping("val_rmse", patience=patience)] if patience else []
+        stops = [EarlyStopping(watched, mode=task.mode, patience=patience)] if patience else []
+        length = {"max_epochs": epochs}
+        if steps:
+            length = {"max_epochs": -1, "max_steps": steps, "check_val_every_n_epoch": None}
+            length["val_check_interval"] = val_every
         trainer = L.Trainer(
-            max_epochs=epochs,
+            **length,
             accelerator=accelerator,
             devices=1,
             precision=precision,
@@ -294,28 +269,36 @@ def fit(
             num_sanity_val_steps=0,
             limit_val_batches=0 if val is None else None,
         )
-        task = _Regression(model, plan)
+        module = task(model, plan)
         trainer.fit(
-            task,
-            _loader(labelled, batch_size, seed, shuffle=True),
+            module,
+            _loader(ready, batch_size, seed, shuffle=True),
             None if val is None else _loader(val, batch_size, seed, shuffle=False),
             ckpt_path=resume,
             weights_only=False if resume else None,
         )
         if keep == "best" and best.best_model_path:
             held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
-            task.load_state_dict(held["state_dict"], strict=False)
-    history = pd.DataFrame(lines.rows, columns=["epoch", "train_rmse", "val_rmse"])
-    return Fit(model.cpu().eval(), history, learning_rate, lines.seconds, memory.mb, keep)
+            module.load_state_dict(held["state_dict"], strict=False)
+    columns = ["epoch", "step", f"train_{task.score}", watched]
+    history = pd.DataFrame(lines.rows, columns=columns)
+    took = (learning_rate, lines.seconds, memory.mb)
+    return Fit(model.cpu().eval(), history, *took, keep, task.score, task.mode)
 
 
 def _check_request(
     plan: dict[str, Any], accelerator: str, precision: str, keep: str, resume: str | Path | None
 ) -> None:
-    if plan["epochs"] < 1 or plan["batch_size"] < 2 or not plan["learning_rate"] > 0:
+    epochs, steps, every = plan["epochs"], plan["steps"], plan["val_every"]
+    if (epochs >= 1) == (steps >= 1) or (steps and (every < 1 or steps % every)):
         raise RequestError(
-            f"epochs ({plan['epochs']}) must be at least 1, batch_size ({plan['batch_size']}) at "
-            f"least 2 and learning_rate ({plan['learning_rate']}) above 0."
+            f"Say how long to train: epochs ({epochs}) of at least 1, or steps ({steps}) that are "
+            f"a multiple of val_every ({every})."
+        )
+    if plan["batch_size"] < 2 or not plan["learning_rate"] > 0:
+        raise RequestError(
+            f"batch_size ({plan['batch_size']}) must be at least 2 and learning_rate "
+            f"({plan['learning_rate']}) above 0."
         )
     if precision not in _PRECISIONS:
         raise RequestError(f"precision is '{precision}'. Known: {', '.join(_PRECISIONS)}.")
