@@ -157,7 +157,7 @@ def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {"rmse": np.sqrt(error2 / n), "bias": error / n, "r2": r2}
 
 
-def _draws(places: pd.Index, repeats: int, seed: int) -> np.ndarray:
+def draws(places: pd.Index, repeats: int, seed: int) -> np.ndarray:
     """How often each place is drawn, ``(repeats, places)``: each scene keeps its number of them."""
     rng = np.random.default_rng(seed)
     scene = places.get_level_values(0).to_numpy()
@@ -197,15 +197,15 @@ def with_interval(pixels: pd.DataFrame, *, repeats: int = 2000, seed: int = 0) -
     With fewer than three places there is none (NaN).
     """
     sums = _sums(pixels)
-    drawn = _scores(_draws(sums.index, repeats, seed) @ sums.to_numpy())
+    drawn = _scores(draws(sums.index, repeats, seed) @ sums.to_numpy())
     rows = {
-        name: (value, *_middle_95(drawn[name], len(sums)))
+        name: (value, *middle_95(drawn[name], len(sums)))
         for name, value in scores(pixels).drop("pixels").items()
     }
     return pd.DataFrame(rows, index=["value", "low", "high"]).T
 
 
-def _middle_95(drawn: np.ndarray, places: int) -> tuple[float, float]:
+def middle_95(drawn: np.ndarray, places: int) -> tuple[float, float]:
     """Bounds of the middle 95 % of the draws; NaN from fewer than three places."""
     drawn = drawn[np.isfinite(drawn)]
     if places < 3 or not drawn.size:
@@ -235,10 +235,10 @@ def paired(
     if len(ours) != len(theirs) or not (ours[keys].to_numpy() == theirs[keys].to_numpy()).all():
         raise DataError("The two tables are of different pixels: compare models on one test set.")
     both = [_sums(table) for table in (ours, theirs)]
-    counts = np.vstack([np.ones((1, len(both[0]))), _draws(both[0].index, repeats, seed)])
+    counts = np.vstack([np.ones((1, len(both[0]))), draws(both[0].index, repeats, seed)])
     mine, other = (_scores(counts @ sums.to_numpy())["rmse"] for sums in both)
     rows = {
-        name: (values[0], *_middle_95(values[1:], len(both[0])))
+        name: (values[0], *middle_95(values[1:], len(both[0])))
         for name, values in {"difference": mine - other, "ratio": mine / other}.items()
     }
     return pd.DataFrame(rows, index=["value", "low", "high"]).T

@@ -65,6 +65,22 @@ class Smooth(nn.Module):
         return x
 
 
+def _decoder(
+    encoder: nn.Module, card: Mapping[str, Any], stride: float
+) -> tuple[nn.Module | str, dict[str, Any], int]:
+    """Return a decoder or its name, its arguments, and the head's count of upsampling layers."""
+    name, width = card["decoder"], card["decoder_channels"]
+    finer = round(math.log2(stride))  # halvings from the finest map to the pixels
+    if name == "linear":
+        return Stack(encoder.out_channels), {}, 0
+    if name == "fcn":  # of Prithvi's last block, whose map is four times coarser than the finest
+        return "FCNDecoder", {"channels": width, "num_convs": finer + 2}, 0
+    if name == "unet":  # its last step goes beyond the finest map
+        widths = [width * times for times in (8, 4, 2, 1)]
+        return "UNetDecoder", {"channels": widths}, max(finer - 1, 0)
+    return "UperNetDecoder", {"channels": width}, finer
+
+
 def pixel_network(
     encoder: nn.Module,
     card: Mapping[str, Any],
@@ -85,11 +101,7 @@ def pixel_network(
     necks
         TerraTorch's modules between the encoder and the decoder.
     """
-    if card["decoder"] == "linear":
-        decoder, decoder_kwargs, layers = Stack(encoder.out_channels), {}, 0
-    else:
-        decoder, decoder_kwargs = "UperNetDecoder", {"channels": card["decoder_channels"]}
-        layers = round(math.log2(stride))
+    decoder, decoder_kwargs, layers = _decoder(encoder, card, stride)
     network = (
         terratorch()
         .models.EncoderDecoderFactory()

@@ -92,7 +92,7 @@ def build_network(found: ModelSpec, card: dict[str, Any]) -> nn.Module:
         in_chans=len(card["bands"]),
         drop_path=card["drop_path"],
     )
-    pyramid = card["decoder"] != "linear"
+    pyramid = card["decoder"] not in ("linear", "fcn")
     neck = {"name": "LearnedInterpolateToPyramidal"} if pyramid else _AS_THEY_ARE
     stride = found.encoder["patch_size"][1] / 4
     network = pixel_network(encoder, card, stride=stride, necks=[neck])
