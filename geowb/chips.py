@@ -1,19 +1,20 @@
 """From scenes to chips: where they lie, which split they belong to, and a torch dataset of them.
 
-Splits are made by place: a scene is laid out in square blocks of chips, and a block belongs to one
-split as a whole. Pixels of two splits are never in one chip, nor in one block.
+Splits are made by place (`geowb.splits`, offered here too): pixels of two splits are never in one
+chip, nor in one block.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from geowb.errors import DataError, RequestError
+from geowb.splits import SPLITS, share_of, split_by_place, split_by_scene, what_split_shows
 
 if TYPE_CHECKING:
     import torch
@@ -25,19 +26,19 @@ __all__ = [
     "cut",
     "drop_unseen",
     "examples",
+    "only",
     "share_of",
     "split_by_place",
+    "split_by_scene",
     "what_split_shows",
     "with_labels",
 ]
 
-#: Names of the splits, in the order of the fractions.
-SPLITS = ("train", "val", "test")
 
 Scenes = Mapping[str, "xr.Dataset"]
 
 
-def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
+def cut(scenes: Scenes, size: int = 64, *, label: str | None = "agb") -> pd.DataFrame:
     """Lay out square chips over scenes, edges included.
 
     >>> chips = cut({"cerrado": scene}, size=64)  # doctest: +SKIP
@@ -52,7 +53,7 @@ def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
         Edge of a chip in pixels. Chips at the right and bottom edge may reach over it; there the
         image is mirrored and the label missing.
     label
-        The variable whose labelled pixels are counted.
+        The variable whose labelled pixels are counted; None counts all pixels of the image.
 
     Returns
     -------
@@ -68,12 +69,13 @@ def cut(scenes: Scenes, size: int = 64, *, label: str = "agb") -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str) -> pd.DataFrame:
-    if label not in scene:
+def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str | None) -> pd.DataFrame:
+    if label is not None and label not in scene:
         raise DataError(f"The scene '{name}' has no variable '{label}': {', '.join(scene)}.")
-    labelled = _labelled(scene[label].values)
     height, width = scene.sizes["y"], scene.sizes["x"]
     samples = scene.sizes.get("sample")
+    every = np.broadcast_to(True, (height, width) if samples is None else (samples, height, width))
+    labelled = every if label is None else _labelled(scene[label].values)
     published = scene.coords["split"].values if "split" in scene.coords else None
     rows = []
     for sample in range(samples) if samples is not None else (-1,):
@@ -91,109 +93,6 @@ def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str) -> pd.DataFr
 def _labelled(array: np.ndarray) -> np.ndarray:
     """Where a label is: not NaN for quantities, not negative for classes."""
     return np.isfinite(array) if array.dtype.kind == "f" else array >= 0
-
-
-def split_by_place(
-    chips: pd.DataFrame,
-    *,
-    fractions: Sequence[float] = (0.6, 0.2, 0.2),
-    block: int = 1,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Assign chips to train, val and test by square blocks of `block` x `block` chips.
-
-    >>> table = split_by_place(cut(scenes), seed=0)  # doctest: +SKIP
-    >>> table.groupby("split").labelled.sum()  # doctest: +SKIP
-
-    In each scene the blocks come in random order, and each goes to the split that lacks most of
-    its share of the labels; blocks without a label are dealt out in the same way by their number.
-    In a set of samples a block is one sample. A published ``split`` is kept.
-
-    Raises
-    ------
-    RequestError
-        If fractions are not three positive numbers.
-    DataError
-        If a scene has fewer labelled blocks than there are splits, or if a published split has
-        other names than train, val and test.
-    """
-    if len(fractions) != 3 or min(fractions) <= 0:
-        raise RequestError(f"Fractions must be three positive numbers, not {list(fractions)}.")
-    chips = chips.copy()
-    if "split" not in chips:
-        chips["split"] = np.nan
-    chips["split"] = chips["split"].astype(object)
-    published = set(chips["split"].dropna())
-    if unknown := sorted(published - {*SPLITS, ""}):
-        raise DataError(
-            f"The published split has the names {', '.join(map(repr, unknown))}; they must be "
-            f"{', '.join(SPLITS)} ('' for left out). Name them so in the catalog entry."
-        )
-    chips["side"] = chips["size"] * block
-    places = zip(
-        chips["sample"], chips["y"] // chips["side"], chips["x"] // chips["side"], strict=True
-    )
-    chips["block"] = [f"{y}/{x}" if sample < 0 else f"{sample}" for sample, y, x in places]
-    rng = np.random.default_rng(seed)
-    for name, part in chips[chips["split"].isna()].groupby("scene", sort=True):
-        blocks = part.groupby("block", sort=True)["labelled"].sum()
-        filled, empty = blocks[blocks > 0], blocks[blocks == 0]
-        if len(filled) < len(SPLITS):
-            raise DataError(
-                f"The scene '{name}' has labels in {len(filled)} blocks of "
-                f"{int(part['side'].iloc[0])} pixels; three splits need at least three. "
-                "Use smaller chips or blocks."
-            )
-        dealt = {**_deal(filled, fractions, rng), **_deal(empty + 1, fractions, rng)}
-        chips.loc[part.index, "split"] = part["block"].map(dealt)
-    return chips
-
-
-def share_of(chips: pd.DataFrame, share: float, *, seed: int = 0) -> pd.DataFrame:
-    """Draw a share of the labelled chips at random, at least two; smaller shares lie in larger.
-
-    >>> chips = pd.DataFrame({"scene": "a", "labelled": [9] * 40})
-    >>> len(share_of(chips, 0.1)), set(share_of(chips, 0.1).index) < set(share_of(chips, 0.5).index)
-    (4, True)
-
-    Raises
-    ------
-    RequestError
-        For a share that is not above 0 and at most 1.
-    """
-    if not 0 < share <= 1:
-        raise RequestError(f"A share of the chips lies above 0 and up to 1; it is {share}.")
-    labelled = chips[chips["labelled"] > 0]
-    count = max(2, round(share * len(labelled)))
-    return labelled.sample(frac=1, random_state=seed).head(count).sort_index()
-
-
-def what_split_shows(chips: pd.DataFrame) -> str:
-    """Say in a sentence or two what a test on this split can and cannot show.
-
-    >>> print(what_split_shows(split_by_place(chips)))  # doctest: +SKIP
-    """
-    places = chips.groupby(["scene", "sample"]).ngroups
-    if (chips["sample"] >= 0).all():
-        out = int((chips["split"] == "").sum())
-        left = f" {out} chips are in no split and are left out." if out else ""
-        return (
-            f"{places} separate images; each lies in one split as a whole. The test is as far from "
-            f"the training as the places of the images are apart.{left}"
-        )
-    blocks = f"split into blocks of {int(chips['side'].iloc[0])} x {int(chips['side'].iloc[0])}"
-    if places == 1:
-        return (
-            f"One scene, {blocks} pixels: the test shows how well a model fills in between the "
-            "labels of this scene, on this date. Blocks that touch look alike, so the error is a "
-            "lower bound; it cannot show how the model does at another place, in another season or "
-            "under another sensor."
-        )
-    return (
-        f"{places} scenes, each {blocks} pixels: the test shows how well a model fills in between "
-        "the labels of places that it has seen. Blocks that touch look alike; a new place needs a "
-        "scene that was left out of training."
-    )
 
 
 def drop_unseen(scene: xr.Dataset, label: str = "agb") -> xr.Dataset:
@@ -229,17 +128,29 @@ def examples(scenes: Scenes, chips: pd.DataFrame, count: int = 3) -> dict[str, x
     return dict(list(found.items())[:count])
 
 
-def _deal(blocks: pd.Series, fractions: Sequence[float], rng: np.random.Generator) -> dict:
-    """Deal out blocks in random order, each to the split that lacks most of its share of labels."""
-    lacking = np.asarray(fractions) / np.sum(fractions) * blocks.sum()
-    dealt = {}
-    for i, at in enumerate(rng.permutation(len(blocks))):
-        # The first three go to different splits, so that none stays empty.
-        taken = {SPLITS.index(split) for split in dealt.values()} if i < len(SPLITS) else set()
-        split = max((k for k in range(len(SPLITS)) if k not in taken), key=lambda k: lacking[k])
-        lacking[split] -= blocks.iloc[at]
-        dealt[blocks.index[at]] = SPLITS[split]
-    return dealt
+def only(
+    scenes: Scenes, chips: pd.DataFrame, *, label: str, split: str = "test"
+) -> dict[str, xr.Dataset]:
+    """Return the whole images that a split has chips in, unlabelled outside of these chips.
+
+    >>> test = only(scenes, chips, label="flood")  # doctest: +SKIP
+
+    Scenes keep their grid; of a set of samples those of the split are left.
+    """
+    chosen, found = chips[chips["split"] == split], {}
+    for name, part in chosen.groupby("scene", sort=False):
+        scene = scenes[name]
+        if "sample" in scene.dims:
+            found[name] = scene.isel(sample=sorted(part["sample"].unique()))
+            continue
+        inside = np.zeros((scene.sizes["y"], scene.sizes["x"]), bool)
+        for _, chip in part.iterrows():
+            inside[_window(chip)] = True
+        values = scene[label].transpose("y", "x").values
+        missing = np.nan if values.dtype.kind == "f" else values.dtype.type(-1)
+        found[name] = scene.assign({label: (("y", "x"), np.where(inside, values, missing))})
+        found[name][label].attrs = dict(scene[label].attrs)
+    return found
 
 
 class ChipDataset:
