@@ -74,6 +74,7 @@ def run() -> int:
     for study in studies():
         print(f"\n== {study}", flush=True)
         words = ["sweep", study, "--profile", "teaching", "--force", "--out", runs / study]
+        words += [word for choice in choices(study) for word in ("-p", choice)]
         if subprocess.run([PYTHON, "-m", "geowb.cli", *words], env=environment()).returncode:
             failed.append(study)
     print(f"\n{len(studies())} studies in {time.monotonic() - began:.0f} s.", flush=True)
@@ -194,6 +195,14 @@ def studies() -> list[str]:
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     found = {path.stem: json.loads(path.read_text("utf-8"))["metadata"] for path in notebooks}
     return [name for name, metadata in found.items() if "study" in metadata.get("geowb", {})]
+
+
+def choices(study: str) -> list[str]:
+    """All choices of the parameters of which a whole run of a study takes each: its tasks."""
+    notebook = json.loads((ROOT / "notebooks" / f"{study}.ipynb").read_text("utf-8"))
+    about = notebook["metadata"]["geowb"]
+    rules = about.get("parameters", {})
+    return [f"{name}={','.join(rules[name]['choices'])}" for name in about["study"].get("each", [])]
 
 
 def environment() -> dict[str, str]:

@@ -18,6 +18,7 @@ from geowb.bands import HLS6
 from geowb.batch import as_text, convert, load_study
 from geowb.batch import preflight as check
 from geowb.batch.checks import CHECKS, sources
+from geowb.batch.grid import plan
 from geowb.batch.studies import TYPES, Parameter
 from geowb.errors import CatalogError, RequestError
 
@@ -250,3 +251,44 @@ def test_the_real_checks_can_be_imported_by_name():
     for name in CHECKS.values():
         module, function = name.split(":")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.fixture
+def tasks(tmp_path, write_study):
+    """A study of two tasks, each with data of its own."""
+    return load_study(
+        write_study(
+            tmp_path / "tasks.ipynb",
+            'task: str = "flood"\ndata: str = ""\nrates: list[float] = []\nrun_dir: str = ""',
+            rules={
+                "task": {"choices": ["flood", "crop"]},
+                "data": {
+                    "check": "source",
+                    "empty": {"by": "task", "flood": "world_floods", "crop": "world_crops"},
+                    "variables": {"by": "task", "flood": ["flood"], "crop": ["crop"]},
+                },
+                "rates": {"empty": [0.1]},
+            },
+        )
+    )
+
+
+def test_an_empty_value_stands_for_what_the_study_says(tasks, calls):
+    _, values = check(tasks)
+    assert values == {"task": "flood", "data": "world_floods", "rates": [0.1]}
+    assert calls["source"] == ("world_floods", {"variables": ["flood"]})
+    _, values = check(tasks, {"task": "crop", "rates": [0.2]})
+    assert values == {"task": "crop", "data": "world_crops", "rates": [0.2]}
+    assert calls["source"] == ("world_crops", {"variables": ["crop"]})
+    assert check(tasks, {"data": "mine"})[1]["data"] == "mine"
+
+
+def test_a_wrong_choice_is_told_without_what_depends_on_it(tasks, calls):
+    with pytest.raises(RequestError, match="task='floods' is not a choice") as told:
+        check(tasks, {"task": "floods"})
+    assert "reasons" not in str(told.value)
+
+
+def test_a_sweep_fills_each_run(tasks, calls):
+    made = plan(tasks, {"task": ["flood", "crop"]})
+    assert [values["data"] for values in made.values] == ["world_floods", "world_crops"]

@@ -55,7 +55,7 @@ def preflight(
     study = study if isinstance(study, Study) else load_study(study)
     problems = opening(study, profile)
     given = {n: requested(study, n, v, problems) for n, v in (parameters or {}).items()}
-    values = starting_values(study, profile, given, problems) | given
+    values = filled(study, starting_values(study, profile, given, problems) | given)
     problems += machine_checks(study, [values])
     if problems:
         raise refusal(study, problems)
@@ -150,6 +150,19 @@ def starting_values(
             values[name] = requested(study, name, value, wrong)
     problems += [f"{problem} The profile '{profile}' sets it." for problem in wrong]
     return values
+
+
+def filled(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put in the place of empty values what the rule ``empty`` says, such as a task's own data.
+
+    >>> values = filled(load_study("prithvi_tasks"), {"task": "flood", "data": ""})
+    ... # doctest: +SKIP
+    >>> values["data"]  # doctest: +SKIP
+    'world_floods'
+    """
+    rules = {name: p.rules["empty"] for name, p in study.parameters.items() if "empty" in p.rules}
+    open_ones = {name: rule for name, rule in rules.items() if values.get(name, WRONG) in ("", [])}
+    return {**values, **{name: _resolved(rule, values) for name, rule in open_ones.items()}}
 
 
 def requested(study: Study, name: str, value: Any, problems: list[str]) -> Any:
@@ -307,6 +320,9 @@ def _references(rule: Any, values: Mapping[str, Any]) -> set[str]:
 
 
 def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict) and "by" in value:  # one rule for each choice of a parameter
+        chosen = values.get(value["by"])
+        return _resolved(value.get(chosen, ""), values) if isinstance(chosen, str) else ""
     if isinstance(value, dict):
         return {key: _resolved(item, values) for key, item in value.items()}
     return values.get(value, value) if isinstance(value, str) else value

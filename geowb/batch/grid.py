@@ -16,6 +16,7 @@ from geowb.batch.asked import Range, csv_rows, item, items, numbered, placed, re
 from geowb.batch.checks import (
     WRONG,
     convert,
+    filled,
     machine_checks,
     opening,
     refusal,
@@ -105,7 +106,7 @@ def plan(
     if total > LARGEST:
         raise refusal(study, problems)
     given = tuple({k: v for part in c for k, v in part.items()} for c in itertools.product(*made))
-    values = tuple(start | setting for setting in given)
+    values = tuple(filled(study, start | setting) for setting in given)
     asked = {name for axis in axes for name in axis.names}.intersection(study.parameters)
     differ = {name for name in asked if len({same_key(v.get(name)) for v in values}) > 1}
     varied = tuple(name for name in study.parameters if name in differ)

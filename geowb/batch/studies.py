@@ -33,11 +33,18 @@ __all__ = [
 TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 
 #: What a study's metadata can say of a parameter; beside these, the arguments of its check.
-RULES = frozenset({"check", "choices", "min", "above", "max", "items", "role"})
+RULES = frozenset({"check", "choices", "empty", "min", "above", "max", "items", "role"})
 _ARGUMENTS = frozenset({"catalog", "variables", "bands", "labels", "crs", "selection", "model"})
 
 #: What the ``study`` entry can say: texts, and for the report lists of names.
-_ABOUT = {"title": str, "paper": str, "summary": str, "figures": list, "metrics": list}
+_ABOUT = {
+    "title": str,
+    "paper": str,
+    "summary": str,
+    "figures": list,
+    "metrics": list,
+    "each": list,
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Study:
     problems: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()  # key figures, as they are called in figures/
     metrics: tuple[str, ...] = ()  # key metrics; {parameter} stands for a parameter's value
+    each: tuple[str, ...] = ()  # parameters of which a whole run of the study takes all choices
 
     def with_role(self, role: str) -> str | None:
         """Name of the parameter that has this role (``"run_dir"``), if there is one."""
@@ -341,6 +349,7 @@ def _study(path: Path, notebook: Mapping[str, Any]) -> Study:
         problems=tuple(lint(notebook)) if "study" in block else (),
         figures=_listed(about, "figures"),
         metrics=_listed(about, "metrics"),
+        each=_listed(about, "each"),
     )
 
 
