@@ -1,7 +1,8 @@
 """Make the figures and tables of docs/world.md from the world and from real data.
 
-    GEOWB_DATA=FOLDER python docs/make_world_page.py
+    GEOWB_DATA=FOLDER python docs/make_world_page.py [events]
 
+With `events` only the part on floods, fires, crops and masks is made (docs/make_world_events.py).
 FOLDER holds the test data sets that the page compares with. Tables go between the page's
 markers, figures into docs/figures.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from geowb.bands import HLS6, STATISTICS
-from geowb.world import REGIONS, VERSION, scene
+from geowb.world import VERSION, scene
 from geowb.world.land import CLASSES
 
 mpl.use("Agg")
@@ -29,9 +30,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 DOCS = Path(__file__).parent
+#: The regions of version 1.0, which the tables compare.
+BIOMES = ("amazonia", "cerrado", "mata_atlantica")
 NIR, RED = HLS6.index("NIR_NARROW"), HLS6.index("RED")
 # Okabe-Ito colours
-COLOUR = {"amazonia": "#009E73", "cerrado": "#D55E00", "mata_atlantica": "#0072B2"}
+COLOUR = {"amazonia": "#009E73", "cerrado": "#D55E00", "mata_atlantica": "#0072B2",
+          "great_plains": "#CC79A7"}  # fmt: skip
 REAL = "#000000"
 COVER = ("#00441b", "#41ab5d", "#a6761d", "#d9d08f", "#c7eae5", "#ffe680",
          "#cc79a7", "#253494", "#e6550d", "#999999", "#2b8cbe")  # fmt: skip
@@ -642,7 +646,7 @@ def table_transfer() -> str:
         return np.concatenate([filled, local, spread]).reshape(18, -1).T, ok.ravel()
 
     train, test = {}, {}
-    for region in REGIONS:
+    for region in BIOMES:
         x, y = [], []
         for seed in (10, 11, 12, 13):
             ds = scene(region, seed=seed)
@@ -657,7 +661,7 @@ def table_transfer() -> str:
         use = np.flatnonzero(ok)[::5]
         test[region] = values[use], ds.agb_dense.values.ravel()[use]
     rows = [
-        "| trained on | " + " | ".join(f"tested on {r}" for r in REGIONS) + " |",
+        "| trained on | " + " | ".join(f"tested on {r}" for r in BIOMES) + " |",
         "|---" * 4 + "|",
     ]
     for one, (x, y) in train.items():
@@ -686,19 +690,24 @@ def main() -> None:
     """Make everything."""
     if not os.environ.get("GEOWB_DATA"):
         sys.exit("Set GEOWB_DATA to the folder with the real test data.")
+    import make_world_events
+
+    inject(make_world_events.tables())
+    if sys.argv[1:] == ["events"]:
+        return
     for region, seed in (("amazonia", 2), ("cerrado", 5), ("mata_atlantica", 3)):
         picture_region(region, seed)
-    scenes = {region: scene(region, seed=2, gedi_fraction=0.005) for region in REGIONS}
+    scenes = {region: scene(region, seed=2, gedi_fraction=0.005) for region in BIOMES}
     everything = {"size": 512, "dates": 24, "every": 15, "start": "2022-01-01", "max_cloud": 1.0}
-    skies = {r: list(scene(r, seed=7, gedi_fraction=0, **everything).fmask.values) for r in REGIONS}
+    skies = {r: list(scene(r, seed=7, gedi_fraction=0, **everything).fmask.values) for r in BIOMES}
     years = {
         r: scene(r, seed=7, size=160, dates=110, every=3, start="2022-01-01", max_cloud=1.0)
-        for r in REGIONS
+        for r in BIOMES
     }
     images = {"real HLS chip, south Texas": texas()[0]}
     images["real BioMassters at 30 m, May"] = biomassters("08")[0]
     images["real BioMassters at 30 m, June"] = biomassters("09")[0]
-    for region in REGIONS:
+    for region in BIOMES:
         for seed in (2, 5):
             ds = scene(region, seed=seed, size=224, clouds=False, dates=3)
             images[f"world, {region}, seed {seed}"] = ds.reflectance.values.mean(0)

@@ -55,5 +55,30 @@ STATISTICS = MappingProxyType(
             std=(2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0),
             source="TerraTorch, docs/guide/prithvi_eo.md",
         ),
+        # What follows was published with fine-tuning data, in the order of HLS6. Crops and cloud
+        # gaps have three dates, which share the six values.
+        "sen1floods11": BandStatistics(
+            mean=(1424.5495, 1392.1481, 1243.4631, 3142.0089, 2074.3526, 1204.6503),
+            std=(403.62312, 418.69834, 526.76464, 822.221, 683.4774, 529.42054),
+            source="NASA-IMPACT/hls-foundation-os, configs/sen1floods11_config.py, img_norm_cfg "
+            "(reflectance; x 10,000 here)",
+        ),
+        "burn_scars": BandStatistics(
+            mean=(333.49707, 570.11855, 588.97481, 2323.24511, 1972.85485, 1194.49142),
+            std=(226.91356, 268.07560, 400.41098, 779.17324, 870.87388, 724.19795),
+            source="NASA-IMPACT/hls-foundation-os, configs/burn_scars.py, img_norm_cfg "
+            "(reflectance; x 10,000 here)",
+        ),
+        "crops": BandStatistics(
+            mean=(494.905781, 815.239594, 924.335066, 2968.881459, 2634.621962, 1739.579917),
+            std=(284.925432, 357.84876, 575.566823, 896.601013, 951.900334, 921.407808),
+            source="NASA-IMPACT/hls-foundation-os, configs/multi_temporal_crop_classification.py, "
+            "img_norm_cfg",
+        ),
+        "cloud_gaps": BandStatistics(
+            mean=(495.7316, 814.1386, 924.5740, 2962.5623, 2640.8833, 1740.3031),
+            std=(286.9569, 359.3304, 576.3471, 892.2656, 945.9432, 916.1625),
+            source="ClarkCGA/gfm-gap-filling, pretraining/mae_training.py, CombinedDataset",
+        ),
     }
 )

@@ -19,9 +19,20 @@ def world(folder: Path, options: str, regions: str = "") -> str:
 
 
 def test_the_variables_of_the_world_are_those_of_its_scenes() -> None:
+    catalog = open_catalog()
     made = scene("cerrado", size=32, dates=1)
-    assert set(check._WORLD) == set(made.data_vars)
+    assert set(check._world_variables(catalog["world"])) == set(made.data_vars)
     assert check_source("world", variables=list(made.data_vars)) == []
+    for name, region, how in (
+        ("world_floods", "amazonia", {"flood": True}),
+        ("world_burns", "cerrado", {"fire": True}),
+        ("world_crops", "great_plains", {}),
+        ("world_gaps", "cerrado", {}),  # one of its regions has crops, the others none
+    ):
+        made = scene(region, size=32, dates=1, **how)
+        assert set(check._world_variables(catalog[name])) == set(made.data_vars)
+    for name, variable in (("world", "flood"), ("world_floods", "burn"), ("world_gaps", "crop")):
+        assert f"has no variable '{variable}'" in check_source(name, variables=[variable])[0]
 
 
 def test_one_of_several_variables_will_do() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from geowb.bands import HLS6
 from geowb.catalog import check_source, open_catalog
-from geowb.catalog.read import find_chips
+from geowb.catalog.chips import find_chips
 from geowb.paths import default_catalog
 
 CATALOG = open_catalog()
@@ -18,7 +18,9 @@ CHIPS = [name for name, source in CATALOG.items() if source.entry.metadata.categ
 
 
 def test_the_studies_find_their_data() -> None:
-    studies = {"agb_granite", "sen1floods11", "burn_scars", "crops", "cloud_gaps"}
+    studies = {
+        "agb_granite", "sen1floods11", "burn_scars", "crops", "cloud_gaps", "cloud_gap_masks",
+    }  # fmt: skip
     assert studies | {"ucmerced", "eurosat", "potsdam", "hls", "world"} <= set(CATALOG)
     assert len(CATALOG.table()) == len(CATALOG)
 
@@ -81,6 +83,7 @@ def test_the_world_is_what_studies_need(region: str) -> None:
         ("ucmerced", "images/Images/river/river00.tif"),
         ("eurosat", "images/River/River_1.tif"),
         ("cloud_gaps", "train/hls_chips/chip_373_294.tif"),
+        ("cloud_gap_masks", "train/cloud_masks/chip_373_294_2_cmask.tif"),
     ],
 )
 def test_templates_find_the_published_names(tmp_path: Path, name: str, path: str) -> None:
@@ -138,13 +141,19 @@ def test_the_biomass_chip() -> None:
 def test_the_other_chips() -> None:
     floods = CATALOG["sen1floods11_chip"].open()
     assert dict(floods.reflectance.sizes) == {"time": 1, "band": 6, "y": 512, "x": 512}
-    assert set(np.unique(floods.flood)) == {-1, 0, 1}
+    numbers = zip(*np.unique(floods.flood, return_counts=True), strict=True)
+    assert dict(numbers) == {-1: 99, 0: 192_010, 1: 70_035}
     crop = CATALOG["crop_chip"].open()
     assert np.isnan(crop.reflectance[0]).all()  # the first date has no data
     assert set(np.unique(crop.crop)) == {0, 2, 4, 5, 6, 7, 8, 9, 12}  # published 1, 3, 5-10, 13
     forest = CATALOG["biomassters_chip"].open()
     assert dict(forest.reflectance.sizes) == {"time": 6, "band": 6, "y": 256, "x": 256}
     assert round(float(forest.agb_dense.mean())) == 76
+    cloud = forest.cloud_probability
+    assert (cloud.dims, cloud.dtype) == (("time", "y", "x"), "float32")
+    assert cloud.max(("y", "x")).values.tolist() == [84, 33, 60, 70, 34, 51]  # per cent
+    assert cloud.min() == 0  # no cloud, not no data
+    assert cloud.notnull().all()
     places = CATALOG["ucmerced_subset"].open()
     assert dict(places.sizes) == {"sample": 210, "band": 3, "y": 256, "x": 256}
     assert np.bincount(places.label).tolist() == [10] * 21

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geowb.world import REGIONS, VERSION, scene
+from geowb.world import REGIONS, VERSION, cloud_masks, scene
 
 TABLE = Path(__file__).with_name("test_world_versions.json")
 
@@ -27,6 +27,9 @@ for region in REGIONS:
     ds = scene(region, seed=4, size=160, dates=3, max_cloud=0.9)
     for name in ("reflectance", "fmask", "landcover", "agb", "agb_dense", "elevation"):
         out[region + "/" + name] = ds[name].values
+    ds = scene(region, seed=5, size=160, dates=1, flood=True, fire=True)
+    for name in {"reflectance", "fmask", "flood", "burn", "burn_severity", "crop"} & set(ds):
+        out[region + "/event/" + name] = ds[name].values
 np.savez(sys.argv[1], **out)
 """
 
@@ -54,6 +57,11 @@ def test_same_processor_same_bytes(here):
         ds = scene(region, seed=4, size=160, dates=3, max_cloud=0.9)
         for name in ("reflectance", "fmask", "landcover", "agb", "agb_dense", "elevation"):
             assert ds[name].values.tobytes() == here[f"{region}/{name}"].tobytes(), name
+        ds = scene(region, seed=5, size=160, dates=1, flood=True, fire=True)
+        names = [key.split("/")[2] for key in here if key.startswith(f"{region}/event/")]
+        assert len(names) == 5 + (region == "great_plains")
+        for name in names:
+            assert ds[name].values.tobytes() == here[f"{region}/event/{name}"].tobytes(), name
 
 
 def test_plainer_processor_same_scene(here, tmp_path):
@@ -65,9 +73,9 @@ def test_plainer_processor_same_scene(here, tmp_path):
     )
     for key, mine in here.items():
         theirs = there[key]
-        if key.endswith(("fmask", "landcover")):
+        if key.endswith(("fmask", "landcover", "flood", "burn", "crop")):
             assert (mine != theirs).mean() <= 1e-3, key
-        elif key.endswith("/agb"):
+        elif key.endswith(("/agb", "/burn_severity")):
             assert (np.isnan(mine) != np.isnan(theirs)).mean() <= 1e-3, key
             both = np.isfinite(mine) & np.isfinite(theirs)
             assert np.isclose(mine[both], theirs[both], rtol=1e-5).mean() >= 0.999, key
@@ -80,7 +88,7 @@ def test_plainer_processor_same_scene(here, tmp_path):
 
 def test_last_bits_are_not_enlarged(here, monkeypatch):
     """Every random field is off by far more than the last bits."""
-    from geowb.world import clouds, fields, land, terrain
+    from geowb.world import clouds, fields, fires, floods, land, terrain
 
     rng = np.random.default_rng(0)
 
@@ -88,7 +96,7 @@ def test_last_bits_are_not_enlarged(here, monkeypatch):
         field = fields.gaussian_field(*args, **kwargs)
         return field * (1.0 + 1e-9 * rng.standard_normal(field.shape))
 
-    for module in (clouds, land, terrain):
+    for module in (clouds, fires, floods, land, terrain):
         monkeypatch.setattr(module, "gaussian_field", shaken)
     for region in REGIONS:
         ds = scene(region, seed=4, size=160, dates=3, max_cloud=0.9)
@@ -96,6 +104,10 @@ def test_last_bits_are_not_enlarged(here, monkeypatch):
             mine, theirs = here[f"{region}/{name}"], ds[name].values
             assert (mine != theirs).mean() <= 1e-3, name
         assert not np.array_equal(here[f"{region}/elevation"], ds.elevation.values)
+        ds = scene(region, seed=5, size=160, dates=1, flood=True, fire=True)
+        for name in ("flood", "burn"):
+            mine, theirs = here[f"{region}/event/{name}"], ds[name].values
+            assert (mine != theirs).mean() <= 1e-3, name
 
 
 def figures():
@@ -117,25 +129,68 @@ def figures():
     return table
 
 
+def figures_of_events():
+    """The same for a scene with flood and fire, and for crops and masks."""
+    table = {}
+    for region in REGIONS:
+        ds = scene(region, seed=0, size=96, dates=2, flood=True, fire=True)
+        table[region] = {
+            "band means": ds.reflectance.values.astype(float).mean((2, 3)).round(2).tolist(),
+            "flood": np.bincount(ds.flood.values.ravel() + 1, minlength=3).tolist(),
+            "burn": np.bincount(ds.burn.values.ravel() + 1, minlength=3).tolist(),
+            "severity": round(float(np.nanmean(ds.burn_severity.values.astype(float))), 3),
+        }
+        if "crop" in ds:
+            table[region]["crop"] = np.bincount(ds.crop.values.ravel(), minlength=13).tolist()
+    table["masks"] = cloud_masks(6, size=48).cover.values.round(3).tolist()
+    return table
+
+
+def compare(now, then, region, version):
+    hint = f"{region} is not that of version {version}: raise VERSION if this is meant"
+    assert now["times"] == then["times"], hint
+    assert now["corner"] == then["corner"], hint
+    assert np.allclose(now["band means"], then["band means"], atol=0.03), hint
+    assert np.not_equal(now["pixels"], then["pixels"]).mean() <= 0.01, hint
+    assert now["biomass"] == pytest.approx(then["biomass"], abs=0.1), hint
+    assert now["shots"] == pytest.approx(then["shots"], rel=0.01), hint
+    for name in ("landcover", "fmask"):
+        moved = np.abs(np.subtract(now[name], then[name])).sum() / np.sum(then[name])
+        assert moved <= 4e-3, hint
+
+
 def test_world_looks_as_its_version_says():
     table = json.loads(TABLE.read_text())
     assert VERSION in table, f"add version {VERSION} to {TABLE.name}: python {Path(__file__).name}"
-    for region, now in figures().items():
-        then = table[VERSION][region]
-        hint = f"{region} is not that of version {VERSION}: raise VERSION if this is meant"
-        assert now["times"] == then["times"], hint
-        assert now["corner"] == then["corner"], hint
-        assert np.allclose(now["band means"], then["band means"], atol=0.03), hint
-        assert np.not_equal(now["pixels"], then["pixels"]).mean() <= 0.01, hint
-        assert now["biomass"] == pytest.approx(then["biomass"], abs=0.1), hint
-        assert now["shots"] == pytest.approx(then["shots"], rel=0.01), hint
-        for name in ("landcover", "fmask"):
-            moved = np.abs(np.subtract(now[name], then[name])).sum() / np.sum(then[name])
-            assert moved <= 4e-3, hint
+    then = dict(table[VERSION])
+    events = then.pop("events")
+    now = figures()
+    assert now.keys() == then.keys()
+    for region in now:
+        compare(now[region], then[region], region, VERSION)
+    made = figures_of_events()
+    assert made.keys() == events.keys()
+    assert np.allclose(made.pop("masks"), events.pop("masks"), atol=2e-3)
+    for region, of in made.items():
+        assert of.keys() == events[region].keys()
+        assert np.allclose(of["band means"], events[region]["band means"], atol=0.3), region
+        assert of["severity"] == pytest.approx(events[region]["severity"], abs=2e-3)
+        for name in of.keys() & {"flood", "burn", "crop"}:
+            moved = np.abs(np.subtract(of[name], events[region][name])).sum()
+            assert moved <= 4e-3 * np.sum(of[name]), (region, name)
+
+
+def test_scenes_of_version_1_0_are_as_they_were():
+    then = json.loads(TABLE.read_text())["1.0"]
+    assert set(then) == {"amazonia", "cerrado", "mata_atlantica"}
+    now = figures()
+    for region in then:
+        compare(now[region], then[region], region, "1.0")
 
 
 if __name__ == "__main__":
     known = json.loads(TABLE.read_text()) if TABLE.exists() else {}
     if VERSION in known:
         raise SystemExit(f"Version {VERSION} is in the table: raise geowb.world.VERSION first.")
-    TABLE.write_text(json.dumps({**known, VERSION: figures()}) + "\n")
+    new = {**figures(), "events": figures_of_events()}
+    TABLE.write_text(json.dumps({**known, VERSION: new}) + "\n")

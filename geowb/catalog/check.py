@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_source", "file_problems"]
 
-#: Variables of a simulated scene.
+#: Variables of every simulated scene, then those of a flood and of fires.
 _WORLD = ("reflectance", "fmask", "landcover", "agb", "agb_se", "agb_dense", "elevation")
+_FLOOD, _FIRE = ("flood",), ("burn", "burn_severity", "burn_date")
 
 
 def check_source(
@@ -77,14 +78,16 @@ def _content_problems(
     options, rename = driver.options, source.entry.data_adapter.rename
     names: Sequence[str | None] | None = HLS6
     if driver.name == "world":
-        has = [*_WORLD]
+        has = _world_variables(source)
     elif driver.name == "stac":
         has = ["reflectance", *(["fmask"] if options.fmask else [])]
         names = list(next(iter(options.collections.values())))
     else:
-        has = [getattr(options, "variable", "reflectance"), *options.labels]
+        image = getattr(options, "variable", "reflectance")
+        names = options.bands if image == "reflectance" else ()
+        has = [] if options.bands and not any(options.bands) else [image]
+        has += [*options.layers, *options.labels]
         has += ["label"] if "{class}" in getattr(options, "images", "") else []
-        names = options.bands if has[0] == "reflectance" else ()
     has = [rename.get(name, name) for name in has]
     for variable in variables:
         if not set(either := variable.split("|")) & set(has):
@@ -131,6 +134,17 @@ def _selected(source: Source, wanted: Mapping[str, Sequence[str]]) -> Iterator[d
     for fields in source.selections():
         if all(value in (wanted.get(name) or [value]) for name, value in fields.items()):
             yield given | fields
+
+
+def _world_variables(source: Source) -> list[str]:
+    """Variables that the scenes of a world entry have in all its regions."""
+    from geowb.world import REGIONS
+
+    options = [source.reader(fields)[0].options for fields in source.selections()]
+    has = [*_WORLD, *(_FLOOD if options[0].flood else ()), *(_FIRE if options[0].fire else ())]
+    if all(one.region in REGIONS and REGIONS[one.region].crops for one in options):
+        has.append("crop")
+    return has
 
 
 def _world_problems(source: Source, wanted: Mapping[str, Sequence[str]]) -> list[str]:

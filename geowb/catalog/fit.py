@@ -93,7 +93,16 @@ def check_classes(
         turned = "" if numbers.mult == 1 and not numbers.add else " after its data_adapter"
         raise DataError(
             f"The label '{path}' holds {bad[0]:g}, but '{numbers.name}' has {which}{turned}. "
-            "Name that value as nodata of the label, correct the list classes, or shift the "
-            "numbers with data_adapter.unit_add."
+            f"{_known_classes(classes, numbers)}Name that value as nodata of the label, correct "
+            "the list classes, or shift the numbers with data_adapter.unit_add."
         )
     return values
+
+
+def _known_classes(classes: Sequence[str] | None, numbers: Numbers) -> str:
+    """Sentence with the classes by the numbers that they have in the file."""
+    if not classes:
+        return ""
+    stored = [(i - (numbers.add or 0.0)) / numbers.mult for i in range(len(classes))]
+    listed = ", ".join(f"{value:g} {name}" for value, name in zip(stored, classes, strict=True))
+    return f"Known in the file: {listed}. "

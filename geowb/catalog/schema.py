@@ -11,10 +11,19 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from geowb.bands import STATISTICS
 from geowb.errors import did_you_mean
 
 __all__ = ["Entry", "Meta", "combinations", "expand", "is_url", "placeholders_in"]
@@ -102,6 +111,12 @@ def _inside(value: str) -> str:
     return value
 
 
+def _published(name: str) -> str:
+    if name not in STATISTICS:
+        raise ValueError(f"no statistics {name!r} in geowb.bands. {did_you_mean(name, STATISTICS)}")
+    return name
+
+
 Crs = Annotated[int | str, AfterValidator(_crs)]
 Inside = Annotated[str, AfterValidator(_inside)]
 _URL = r"^https?://[^\s/]+(/\S*)?$"
@@ -116,18 +131,52 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Grown(_Strict):
+    """With fields that came later: left out where they are empty, so that digests stay."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if v or k not in self.later}
+
+
 # --- drivers and their options ------------------------------------------------------------------
 
 
-class Label(_Strict):
+class Label(_Grown):
     """One label variable: a raster on the image's grid."""
 
+    later = ("class_weights",)
     uri: str
     nodata: float | None = None
     band: int = Field(1, ge=1)
     #: Names of the classes, from class 0 on; its presence makes the label a class map.
     classes: tuple[str, ...] | None = None
     #: ``quantity``: float32 and NaN; ``classes``: int16 and -1.
+    kind: Literal["quantity", "classes"] = "quantity"
+    #: Published weight of each class in the loss (cross entropy).
+    class_weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _a_weight_a_class(self) -> Label:
+        if self.class_weights and len(self.class_weights) != len(self.classes or ()):
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} numbers, classes "
+                f"{len(self.classes or ())} names"
+            )
+        return self
+
+
+class Layer(_Strict):
+    """One variable that is a channel of the image file itself, such as a cloud mask."""
+
+    #: Channel of one date, counted from 1.
+    channel: int = Field(ge=1)
+    #: No data, in place of the value that the file has for all its channels.
+    nodata: float | None = None
+    #: As in a label.
+    classes: tuple[str, ...] | None = None
     kind: Literal["quantity", "classes"] = "quantity"
 
 
@@ -142,16 +191,43 @@ class WorldOptions(_Strict):
     #: First day, and days between images.
     start: date = date(2022, 4, 20)
     every: int = Field(56, ge=1, le=366)
+    flood: bool = False
+    fire: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_idle_switches(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out switches that are off: the entry's digest stays what it was before them."""
+        return {k: v for k, v in handler(self).items() if v or k not in ("flood", "fire")}
 
 
-class _ImageOptions(_Strict):
+class _ImageOptions(_Grown):
     """What images and their labels have in common."""
 
+    later = ("layers",)
     #: Name of each channel of one date; None: not read.
     bands: tuple[str | None, ...] | None = None
     #: Dates in one file, outermost: channels = frames x bands.
     frames: int = Field(1, ge=1)
     labels: dict[Name, Label] = {}
+    #: Variables in channels of the image itself; the list bands has null there.
+    layers: dict[Name, Layer] = {}
+
+    @model_validator(mode="after")
+    def _layers_are_channels_without_a_band(self) -> _ImageOptions:
+        fmask = getattr(self, "variable", "") == "fmask"
+        if self.bands is not None and not any(self.bands) and not self.layers and not fmask:
+            raise ValueError("bands names no channel, and there are no layers: nothing to read")
+        for name, layer in self.layers.items():
+            here = f"layer {name!r}: channel {layer.channel}"
+            if self.bands is None:
+                raise ValueError(f"{here} is read as a band too; list bands, with null there")
+            if layer.channel > len(self.bands):
+                raise ValueError(f"{here} is not among the {len(self.bands)} of bands")
+            if band := self.bands[layer.channel - 1]:
+                raise ValueError(f"{here} is the band {band}; write null there in bands")
+            if name == "reflectance" or name in self.labels:
+                raise ValueError(f"layer {name!r} has the name of another variable")
+        return self
 
 
 class RasterOptions(_ImageOptions):
@@ -159,6 +235,12 @@ class RasterOptions(_ImageOptions):
 
     variable: Literal["reflectance", "fmask"] = "reflectance"
     dates: tuple[date, ...] | None = None
+
+    @model_validator(mode="after")
+    def _fmask_is_one_channel(self) -> RasterOptions:
+        if self.variable == "fmask" and self.layers:
+            raise ValueError("a file of variable fmask has one channel, and so no layers")
+        return self
 
 
 class ChipsOptions(_ImageOptions):
@@ -290,8 +372,18 @@ class Metadata(_Strict):
     temporal_extent: str | None = None
     spatial_extent: str | None = None
     notes: str | None = None
+    #: Published number of chips of each split; ``all`` where only their sum is published.
+    chips: dict[Name, Annotated[int, Field(ge=1)]] = {}
+    #: Band statistics that were published with the data, a key of ``bands.STATISTICS``.
+    statistics: Annotated[str, AfterValidator(_published)] | None = None
     #: Where files come from that geowb cannot download (a form, a log-in, a bucket).
     how_to_get: str | None = None
+
+    @model_validator(mode="after")
+    def _all_stands_alone(self) -> Metadata:
+        if "all" in self.chips and len(self.chips) > 1:
+            raise ValueError("chips: give either the number of all chips or that of each split")
+        return self
 
 
 class Entry(_Strict):

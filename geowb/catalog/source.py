@@ -318,7 +318,7 @@ class Source:
         DataError
             If the data is not here, or is not what the entry says.
         """
-        from geowb.catalog import read
+        from geowb.catalog import chips, published, read
 
         fields = self.fields(selection)
         driver, uri = self.reader(fields)
@@ -335,8 +335,9 @@ class Source:
         else:
             if problem := self.absence(fields):
                 raise DataError(problem)
-            opener = read.raster if driver.name == "raster" else read.chips
+            opener = read.raster if driver.name == "raster" else chips.chips
             scene = opener(self, driver.options, uri)
+            published.warn_of_other_numbers(self, scene)
         scene = read.adapt(scene, self.entry.data_adapter)
         scene.attrs.update(entry=self.name, **{f"select_{k}": v for k, v in fields.items()})
         for key in ("source_license", "source_url"):
@@ -363,11 +364,13 @@ class Source:
 
     def describe(self) -> str:
         """Everything the catalog knows of this entry, as text."""
+        from geowb.catalog import published
+
         entry, status = self.entry, self.status()
         known = {"driver": entry.driver.name, "status": status}
         for name, values in entry.placeholders.items():
             known[name] = values if values == "any" else ", ".join(values)
-        known |= entry.metadata.model_dump(exclude_none=True)
+        known |= published.facts(self)
         if entry.twin:
             known["twin"] = entry.twin
         if status in ("remote", "missing"):

@@ -18,10 +18,13 @@ from geowb.world.land import CODE, Land
 from geowb.world.regions import Region
 
 __all__ = [
+    "CLOUD_GROWS",
     "FMASK_BITS",
+    "SHADOW_GROWS",
     "Sky",
     "clear_sky",
     "cloud_cover",
+    "grow",
     "make_fmask",
     "make_sky",
     "shadow_shift",
@@ -29,6 +32,9 @@ __all__ = [
 
 #: Bits of the HLS v2.0 Fmask layer; bits 6-7 are the aerosol level.
 FMASK_BITS = {"cloud": 1, "adjacent": 2, "shadow": 3, "snow": 4, "water": 5}
+
+#: By how many pixels HLS grows clouds and their shadows.
+CLOUD_GROWS, SHADOW_GROWS = 4.3, 3.3
 
 # Reflectance of a thick cloud relative to the visible: droplets and ice absorb in the SWIR.
 _DROPS = np.array([1.0, 0.99, 0.99, 1.0, 0.80, 0.62])
@@ -47,6 +53,11 @@ class Sky:
     cloud: NDArray[np.bool_]  # thick enough to be found
     shadow: NDArray[np.bool_]  # where Fmask looks for their shadows
     haze: Array  # aerosol optical depth
+
+    @property
+    def hides(self) -> NDArray[np.bool_]:
+        """Where cloud or its deep shadow keeps an analyst from seeing the ground."""
+        return (self.reflectance > 0.25) | (self.shade > 0.6)
 
     def cover_ground(self, ground: Array) -> Array:
         """Ground of `(6, y, x)` counts seen through and shaded by the clouds."""
@@ -173,9 +184,9 @@ def make_fmask(streams: Streams, grid: Grid, sky: Sky, date: str, land: Land) ->
     """
     bright = (land.cover == CODE["bare"]) | (land.cover == CODE["urban"])
     blotch = grid.crop(gaussian_field(streams.rng("mistakes", date), grid, 120, rough=0.3))
-    cloud = _grow(sky.cloud | (bright & (blotch > 2.8)), 4.3)
-    shadow = _grow(sky.shadow, 3.3) & ~cloud
-    near = _grow(cloud | shadow, 5.2) & ~cloud & ~shadow
+    cloud = grow(sky.cloud | (bright & (blotch > 2.8)), CLOUD_GROWS)
+    shadow = grow(sky.shadow, SHADOW_GROWS) & ~cloud
+    near = grow(cloud | shadow, 5.2) & ~cloud & ~shadow
     wet = (land.water > 0.5) & ~cloud
     close = smoothstep(ndimage.uniform_filter(cloud.astype(float), 41), 0.0, 0.5)
     air = sky.haze * (1.0 + 2.0 * close) + 0.3 * cloud
@@ -186,7 +197,7 @@ def make_fmask(streams: Streams, grid: Grid, sky: Sky, date: str, land: Land) ->
     return mask
 
 
-def _grow(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
+def grow(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
     """Every pixel within `pixels` of the mask."""
     if not mask.any():
         return mask

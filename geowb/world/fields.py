@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["PIXEL", "Array", "Grid", "Streams", "gaussian_field", "parcels", "smoothstep"]
+__all__ = [
+    "PIXEL",
+    "Array",
+    "Grid",
+    "Streams",
+    "gaussian_field",
+    "parcels",
+    "quarter_sections",
+    "smoothstep",
+]
 
 Array = NDArray[np.float64]
 
@@ -150,6 +159,32 @@ def parcels(
         boxes[0, 1::2] = np.where(tall, boxes[0, 1::2], at)
         boxes[3, 0::2] = np.where(tall, at, boxes[3, 0::2])
         boxes[2, 1::2] = np.where(tall, at, boxes[2, 1::2])
+    box = boxes[:, which]
+    edge = np.minimum(np.minimum(u - box[0], box[1] - u), np.minimum(v - box[2], box[3] - v))
+    return which, edge, np.bincount(which.ravel(), minlength=boxes.shape[1]), boxes
+
+
+def quarter_sections(
+    rng: np.random.Generator, u: Array, v: Array, side: float
+) -> tuple[NDArray[np.int64], Array, NDArray[np.int64], Array]:
+    """Cut the plane into squares of `side` metres, some of them halved; as `parcels` returns it."""
+    column, row = np.floor(u / side).astype(int), np.floor(v / side).astype(int)
+    column -= (first := (int(column.min()), int(row.min())))[0]
+    row -= first[1]
+    columns, squares = int(column.max()) + 1, (int(column.max()) + 1) * (int(row.max()) + 1)
+    corner = np.stack(np.divmod(np.arange(squares), columns)[::-1]) + np.array(first)[:, None]
+    corner = np.repeat(corner * side, 2, axis=1)  # two parcels a square, the second often empty
+    boxes = np.stack([corner[0], corner[0] + side, corner[1], corner[1] + side])
+    cut = rng.uniform(size=squares)
+    half = 0.5 * side
+    for axis, halved in ((0, cut < 0.16), (2, cut > 0.84)):
+        boxes[axis + 1, 0::2][halved] -= half
+        boxes[axis, 1::2][halved] += half
+    square = row * columns + column
+    second = ((cut[square] < 0.16) & (u - boxes[0, 2 * square] > half)) | (
+        (cut[square] > 0.84) & (v - boxes[2, 2 * square] > half)
+    )
+    which = 2 * square + second
     box = boxes[:, which]
     edge = np.minimum(np.minimum(u - box[0], box[1] - u), np.minimum(v - box[2], box[3] - v))
     return which, edge, np.bincount(which.ravel(), minlength=boxes.shape[1]), boxes

@@ -1,12 +1,13 @@
 """Land cover and biomass: what stands where.
 
 Natural vegetation follows water and soil; people follow roads and clear whole parcels. A further
-layer (a flood, a burn scar, a crop calendar) is a function that takes a `Land` and returns one.
+layer (a flood, a crop calendar) is a function that takes a `Land` and returns one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,14 @@ from geowb.world.fields import (
     Streams,
     gaussian_field,
     parcels,
+    quarter_sections,
     smoothstep,
 )  # fmt: skip
 from geowb.world.regions import Region
 from geowb.world.terrain import Terrain
+
+if TYPE_CHECKING:
+    from geowb.world.crops import Crops
 
 __all__ = ["CLASSES", "CODE", "Land", "make_land"]
 
@@ -51,6 +56,7 @@ class Land:
     draws: Array  # uniform numbers of each parcel, (4, parcels)
     terrain: Terrain  # on the domain
     slope: tuple[Array, Array]
+    crops: Crops | None = None  # what grows on cropland, where the region says so
 
 
 def make_land(streams: Streams, grid: Grid, region: Region, terrain: Terrain) -> Land:
@@ -67,13 +73,17 @@ def make_land(streams: Streams, grid: Grid, region: Region, terrain: Terrain) ->
 
     cover = _vegetation(region, above, distance, width, meso, fine)
     road_distance, u, v = (crop(a) for a in _roads(streams, grid, region))
-    which, edge, count, boxes = parcels(streams.rng("parcels"), u, v, region.parcel)
+    cut, size = (quarter_sections, region.quarter) if region.quarter else (parcels, region.parcel)
+    which, edge, count, boxes = cut(streams.rng("parcels"), u, v, size)
     draws = streams.rng("parcel-draws").uniform(size=(4, count.size))
     bank = distance - 0.5 * width < 45.0 + 30.0 * fine  # protected strips along streams
     use = _land_use(streams, grid, region, steep, road_distance, which, count, draws)
     cleared = (use[which] >= 0) & ~bank & (steep + 0.04 * fine < 0.5)
     cover = np.where(cleared, use[which], cover)
     pivot = _pivots(region, which, boxes, u, v, draws, use)
+    if region.crops:  # what the arm of a pivot does not reach is left in grass
+        corner = cleared & np.isin(which, np.unique(which[pivot])) & ~pivot
+        cover = np.where(corner, CODE["grassland"], cover)
     cover = np.where(cleared & pivot, CODE["cropland"], cover)
     town = _town(streams, grid, region)
     cover = np.where((town > 0.5) & ~bank, CODE["urban"], cover)
@@ -104,6 +114,11 @@ def _vegetation(
         cover = np.full(above.shape, CODE["forest"])
         swamp = (above < 0.25 * region.floodplain) & (meso + 0.3 * fine > 1.1)
         return np.where(swamp, CODE["wetland"], cover)
+    if region.crops:  # prairie: wet lows, woods along the larger streams
+        wet = (above < 0.6 * region.floodplain) & (meso - 0.4 * fine < -0.5)
+        cover = np.where(wet, CODE["wetland"], CODE["grassland"])
+        woods = distance - 0.5 * width < np.minimum(6.0 * width, 160.0) + 30.0 * fine + 40.0 * meso
+        return np.where(woods & (width > 8.0), CODE["forest"], cover)
     woody = meso + 0.35 * fine + 0.35 * np.tanh(above / 40.0 - 1.0)
     cover = np.full(above.shape, CODE["savanna"])
     cover = np.where(woody < -0.95, CODE["grassland"], cover)
@@ -117,6 +132,8 @@ def _vegetation(
 def _roads(streams: Streams, grid: Grid, region: Region) -> tuple[Array, Array, Array]:
     """Distance (m) to the nearest road, and the plane's coordinates along and across roads."""
     rng = streams.rng("roads")
+    if region.quarter:
+        return _survey(rng, grid, region.quarter)
     angle = rng.uniform(0.0, np.pi)
     shift = rng.uniform(0.0, region.road_spacing, 2)
     south, east = grid.metres
@@ -128,6 +145,16 @@ def _roads(streams: Streams, grid: Grid, region: Region) -> tuple[Array, Array, 
     side = np.abs((u + shift[0]) % region.road_spacing - 0.5 * region.road_spacing)
     main = np.abs((v + shift[1]) % trunk - 0.5 * trunk)
     return np.minimum(side, main), u, v
+
+
+def _survey(rng: np.random.Generator, grid: Grid, quarter: float) -> tuple[Array, Array, Array]:
+    """As `_roads`, of a survey in squares along the meridian: a road on every section's edge."""
+    turn, section = rng.uniform(-0.025, 0.025), 2.0 * quarter  # grid north is not quite true north
+    east, south = rng.uniform(0.0, section, 2)
+    south, east = grid.metres[0] + south, grid.metres[1] + east
+    u, v = east + turn * south, south - turn * east
+    away = (np.abs((a + quarter) % section - quarter) for a in (u, v))
+    return np.minimum(*away), u, v
 
 
 def _land_use(

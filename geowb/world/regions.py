@@ -1,7 +1,8 @@
-"""The three eco-regions of the world: where they lie, what grows there, how it looks.
+"""The eco-regions of the world: where they lie, what grows there, how it looks.
 
-They stand for the Brazilian biomes of the same names. They are not the merged eco-regions EC1-EC3
-of arXiv 2406.19888, whose names and extents are not published.
+Three stand for the Brazilian biomes of the same names. They are not the merged eco-regions EC1-EC3
+of arXiv 2406.19888, whose names and extents are not published. The fourth is crop country of the
+central United States.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Region:
     cloud: tuple[float, float]
     cloud_day: int
     cloud_kinds: Mapping[str, float] = field(default_factory=dict)
+    # where the land was surveyed into squares: side of a quarter section (0: parcels by halving),
+    # and mean shares of the crops on its cropland (empty: the cropland of `spectra.CALENDARS`)
+    quarter: float = 0.0
+    crops: Mapping[str, float] = field(default_factory=dict)
 
 
 REGIONS: Mapping[str, Region] = MappingProxyType(
@@ -111,6 +116,28 @@ REGIONS: Mapping[str, Region] = MappingProxyType(
             green_day=50, dry_grass=0.22, dry_leaf=0.76,
             cloud=(0.60, 0.28), cloud_day=15,
             cloud_kinds={"cumulus": 0.38, "deck": 0.42, "cirrus": 0.20},
+        ),
+        "great_plains": Region(
+            description="Crop country of the central Great Plains: quarter sections and pivots of "
+            "maize, wheat, soybeans and sorghum, prairie, woods along rivers; cold winters",
+            epsg=32614, left=349_980, top=4_480_020, slots=(24, 34),
+            relief=16, relief_scale=2_400, upland=520, stream_area=5.0, river_area=(30, 8_000),
+            floodplain=4.0,
+            road_spacing=1_609, parcel=648_000, crooked=0, cleared=0.75,
+            uses={"cropland": 0.76, "pasture": 0.20, "bare": 0.04},
+            forest=(95, 32), savanna=(30, 14), regrowth=80, shot_error=1.2,
+            leaf=(300, 640, 380, 3900, 1900, 800), bark=(620, 820, 1050, 2100, 2600, 1700),
+            grass=(430, 790, 560, 3150, 2450, 1350),
+            soils=((640, 900, 1150, 1750, 2500, 2100), (850, 1200, 1600, 2300, 3100, 2700)),
+            closure=38, shade=(0.38, 70), rough=0.085,
+            green_day=195, dry_grass=0.06, dry_leaf=0.05,
+            cloud=(0.48, 0.30), cloud_day=125,
+            cloud_kinds={"cumulus": 0.45, "deck": 0.30, "cirrus": 0.25},
+            quarter=804.7,
+            crops={
+                "corn": 0.22, "soybeans": 0.17, "winter_wheat": 0.23, "alfalfa": 0.08,
+                "fallow_idle": 0.08, "cotton": 0.08, "sorghum": 0.09, "other": 0.05,
+            },
         ),
     }
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from geowb.errors import RequestError, did_you_mean
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from geowb.world.events import Events
     from geowb.world.fields import Grid, Streams
     from geowb.world.sensor import Acquisition
     from geowb.world.spectra import Surface
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["VERSION", "place", "scene"]
 
 #: Version of the world. It changes whenever any scene changes: see tests/test_world_repeats.py.
-VERSION = "1.0"
+#: 1.1 adds floods, fires, the region great_plains with its crops, and cloud masks; every scene of
+#: 1.0 is the same byte for byte.
+VERSION = "1.1"
 
 #: Pitch of the lattice on which scenes lie, in pixels.
 _PITCH = 512
@@ -54,6 +58,8 @@ def scene(
     start: str = "2022-04-20",
     every: int = 56,
     max_cloud: float = 0.3,
+    flood: bool = False,
+    fire: bool = False,
 ) -> xr.Dataset:
     """Simulate a time series of HLS-like images with biomass, land cover and GEDI shots.
 
@@ -79,6 +85,11 @@ def scene(
         First day (ISO) and days between images; each is the first overpass after its turn
         with at most `max_cloud` of the scene under the main cloud layer (Fmask, which grows
         clouds by some pixels, finds more).
+    flood : bool
+        The rivers are in flood on the last date; earlier dates are as without the flood.
+    fire : bool
+        One to four fires burnt in the 100 days before the last date; a date before a fire shows
+        no scar of it. Biomass, land cover and shots are of before the fire.
 
     Returns
     -------
@@ -87,15 +98,23 @@ def scene(
         `fmask (time, y, x)` uint8; `landcover (y, x)` int16; `agb`, `agb_se`, `agb_dense`
         (Mg/ha) and `elevation` (m) `(y, x)` float32.
 
+        A region with crops adds `crop (y, x)` int16. `flood` adds `flood (y, x)` int16: 1 water
+        on the last date, rivers included, 0 dry, -1 hidden by cloud or deep shadow. `fire` adds
+        `burn (y, x)` int16 (1 burnt, 0 not, -1 hidden on the last date) and, hidden or not,
+        `burn_severity (y, x)` float32 (share of leaves and herbs consumed or killed, 0-1) and
+        `burn_date (y, x)`, NaN and NaT where nothing burnt.
+
     Raises
     ------
     RequestError
         For a value that is out of range.
     """
     first = _check(region, seed, size, dates, gedi_fraction, start, every, max_cloud)
+    _check_switches(clouds=clouds, flood=flood, fire=fire)
     import numpy as np
 
-    from geowb.world import gedi, sensor
+    from geowb.world import events, gedi, sensor
+    from geowb.world.crops import sow
     from geowb.world.fields import Grid, Streams
     from geowb.world.land import make_land
     from geowb.world.spectra import Surface
@@ -107,25 +126,30 @@ def scene(
     longitude, latitude = _geographic(epsg, left + 15 * size, top - 15 * size)
     terrain = make_terrain(streams, grid, what)
     land = make_land(streams, grid, what, terrain)
+    if what.crops:
+        land = sow(streams, what, land)
     surface = Surface(what, land)
     images = list(sensor.acquisitions(streams, what, first, int(dates), int(every), max_cloud))
+    happened = events.happen(streams, grid, surface, images[-1].day, flood=flood, fire=fire)
     suns = [
         sensor.sun_position(i.day.timetuple().tm_yday, sensor.SENSORS[i.sensor][1], latitude)
         for i in images
     ]
     looks = [
-        _look(streams, grid, surface, i, sun, clouds) for i, sun in zip(images, suns, strict=True)
+        _look(streams, grid, surface, i, sun, clouds, happened)
+        for i, sun in zip(images, suns, strict=True)
     ]
     agb, agb_se = gedi.shots(streams, grid, what, land.biomass, gedi_fraction, latitude)
     bands = ("time", "band", "y", "x")
     layers = {
-        "reflectance": (bands, np.stack([counts for counts, _ in looks])),
-        "fmask": (("time", "y", "x"), np.stack([mask for _, mask in looks])),
+        "reflectance": (bands, np.stack([counts for counts, _, _ in looks])),
+        "fmask": (("time", "y", "x"), np.stack([mask for _, mask, _ in looks])),
         "landcover": (("y", "x"), land.cover.astype(np.int16)),
         "agb": (("y", "x"), agb.astype(np.float32)),
         "agb_se": (("y", "x"), agb_se.astype(np.float32)),
         "agb_dense": (("y", "x"), land.biomass.astype(np.float32)),
         "elevation": (("y", "x"), grid.crop(terrain.elevation).astype(np.float32)),
+        **events.layers(happened, surface, looks[-1][2]),
     }
     degrees = np.round(np.degrees(suns), 3)
     times = {
@@ -142,18 +166,22 @@ def scene(
 
 def _look(
     streams: Streams, grid: Grid, surface: Surface, image: Acquisition, sun: tuple[float, float],
-    clouds: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Take one image: counts `(6, y, x)` and Fmask `(y, x)`."""
+    clouds: bool, happened: Events,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Take one image: counts `(6, y, x)`, Fmask `(y, x)`, and where the sky hides the ground."""
     import numpy as np
 
     from geowb.world import clouds as skies
     from geowb.world import sensor
+    from geowb.world.spectra import season_shift
     from geowb.world.terrain import illumination
 
     land, date = surface.land, image.day.isoformat()
-    shift = 10.0 * streams.rng("season", image.day.year).standard_normal()  # days
-    light = surface.reflectance(image.day.timetuple().tm_yday, shift)
+    flood = happened.flood if image.day == happened.last else None
+    light = surface.reflectance(
+        image.day.timetuple().tm_yday, season_shift(streams, image.day.year),
+        fire=happened.fire, today=image.day, flood=flood,
+    )  # fmt: skip
     light *= illumination(land.slope, *sun)
     light = sensor.observe(streams.rng("registration", date), light, image.sensor)
     if clouds:
@@ -163,7 +191,9 @@ def _look(
         sky = skies.clear_sky(streams, grid, date)
     light += sensor.noise(streams.rng("noise", date), light)
     counts = np.clip(np.rint(light), 1.0, 16_000.0).astype(np.float32)
-    return counts, skies.make_fmask(streams, grid, sky, date, land)
+    if flood is not None:
+        land = replace(land, water=happened.open_water)
+    return counts, skies.make_fmask(streams, grid, sky, date, land), sky.hides
 
 
 def _utc(image: Acquisition, longitude: float) -> np.datetime64:
@@ -215,6 +245,13 @@ def _check(
     return first
 
 
+def _check_switches(**switches: Any) -> None:
+    """Refuse what is neither True nor False."""
+    for name, value in switches.items():
+        if value is not True and value is not False:
+            raise RequestError(f"World: {name}={value!r} is neither True nor False.")
+
+
 def _dataset(layers: dict, times: dict, epsg: int, left: int, top: int) -> xr.Dataset:
     """Name the arrays and give them units, coordinates and a CRS."""
     import numpy as np
@@ -223,15 +260,25 @@ def _dataset(layers: dict, times: dict, epsg: int, left: int, top: int) -> xr.Da
     from affine import Affine
 
     from geowb.bands import HLS6
+    from geowb.world.crops import CROPS
     from geowb.world.land import CLASSES
 
     offset = 30.0 * (np.arange(layers["agb"][1].shape[0]) + 0.5)
     ds = xr.Dataset(layers, {**times, "band": list(HLS6), "y": top - offset, "x": left + offset})
     for name, (long_name, units) in _NAMES.items():
-        ds[name].attrs.update(long_name=long_name, units=units)
-    ds["landcover"].attrs.update(
-        flag_values=np.arange(len(CLASSES), dtype=np.int16), flag_meanings=" ".join(CLASSES)
-    )
+        if name in ds:
+            ds[name].attrs.update(long_name=long_name)
+            if units:  # a time has its units from its encoding
+                ds[name].attrs.update(units=units)
+    classes = {"landcover": CLASSES, "crop": CROPS, "flood": ("dry", "water"),
+               "burn": ("unburnt", "burnt")}  # fmt: skip
+    for name in classes.keys() & set(ds.data_vars):
+        ds[name].attrs.update(
+            flag_values=np.arange(len(classes[name]), dtype=np.int16),
+            flag_meanings=" ".join(classes[name]),
+        )
+    for name in {"flood", "burn"} & set(ds.data_vars):
+        ds[name].attrs["date"] = str(ds.time.values[-1])[:10]
     ds = ds.rio.write_crs(epsg)
     return ds.rio.write_transform(Affine(30.0, 0.0, left, 0.0, -30.0, top))
 
@@ -244,6 +291,11 @@ _NAMES = {
     "agb_se": ("standard error of agb", "Mg/ha"),
     "agb_dense": ("true above-ground biomass density", "Mg/ha"),
     "elevation": ("elevation of the ground", "m"),
+    "crop": ("crop class", "1"),
+    "flood": ("open water on the last date, -1 hidden by cloud or deep shadow", "1"),
+    "burn": ("burnt before the last date, -1 hidden by cloud or deep shadow", "1"),
+    "burn_severity": ("share of leaves and herbs that fire consumed or killed", "1"),
+    "burn_date": ("day of the fire", ""),
     "sun_zenith": ("solar zenith angle", "degree"),
     "sun_azimuth": ("solar azimuth angle, clockwise from north", "degree"),
 }

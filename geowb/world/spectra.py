@@ -7,13 +7,21 @@ through crown closure and crown shade, both of which level off, and through cano
 
 from __future__ import annotations
 
+import datetime as dt
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from geowb.world.fields import Array, smoothstep
+from geowb.world.fields import Array, Streams, smoothstep
+from geowb.world.fires import ASH, CHAR
 from geowb.world.land import CODE, Land
 from geowb.world.regions import Region
 
-__all__ = ["Surface", "crop_greenness", "greenness"]
+if TYPE_CHECKING:
+    from geowb.world.fires import Fire
+    from geowb.world.floods import Flood
+
+__all__ = ["Surface", "crop_greenness", "greenness", "season_shift"]
 
 #: End-members that regions share, in counts; order of the bands as in geowb.HLS6.
 STRAW = (560, 850, 1170, 2250, 3150, 2100)
@@ -36,6 +44,11 @@ CALENDARS = (
     (0.12, ((110, 55),)),  # cotton
     (0.16, ((75, 115),)),  # cane
 )
+
+
+def season_shift(streams: Streams, year: int) -> float:
+    """By how many days a year's seasons are late."""
+    return float(10.0 * streams.rng("season", year).standard_normal())
 
 
 def greenness(region: Region, day: int, shift: float = 0.0) -> float:
@@ -78,6 +91,7 @@ class Surface:
         self.built = below * self.town * np.clip(0.62 + 0.16 * land.canopy, 0.1, 0.95)
         self.open = below - self.built
         self.draws = land.draws[:, land.parcel]
+        self.grazed = np.maximum(self.pasture, land.cover == CODE["grassland"])
 
     def season(self, day: int, shift: float) -> float:
         """State of the year, 0 (driest) to 1 (greenest)."""
@@ -89,6 +103,8 @@ class Surface:
         region, land, tilled = self.region, self.land, self.tilled
         base = greenness(region, day, shift)
         season = self.season(day, shift)
+        if land.crops is not None:  # swards of cool and of warm season grasses
+            base = land.crops.sward(lambda d: greenness(region, d, shift), day)[land.parcel]
         # Wet ground stays green for longer; some soils hold less water.
         change = 4.0 * season * (1.0 - season)
         grass = base + 0.35 * land.moist * (1.0 - base) + 0.03 * land.canopy
@@ -98,31 +114,54 @@ class Surface:
         leaf = leaf + self.eucalypt * (1.0 - leaf)
         # Herbs over soil below and between the trees; overgrazed pasture thins in the dry season.
         herbs = np.take(_HERBS, land.cover) * (0.85 + 0.15 * season) + 0.08 * land.canopy
+        if land.crops is not None:
+            herbs += 0.12 * self.grazed * land.crops.draws[1][land.parcel]
         herbs -= 0.20 * (1.0 - season) * self.draws[3] * self.pasture
-        crops = crop_greenness(land.draws, day)[land.parcel]
-        stubble = 0.35 + 0.45 * self.draws[1]
+        if land.crops is None:
+            crops = crop_greenness(land.draws, day)[land.parcel]
+            stubble = 0.35 + 0.45 * self.draws[1]
+        else:
+            crops = land.crops.green(day - shift)[land.parcel] * (1.0 + 0.04 * land.canopy)
+            crops, stubble = np.clip(crops, 0.0, 0.98), land.crops.litter(day - shift)[land.parcel]
         herbs = np.where(tilled > 0, crops + (1.0 - crops) * stubble, np.clip(herbs, 0.0, 1.0))
         green = np.where(tilled > 0, crops / np.maximum(herbs, 0.1), grass)
         crown = self.trees - self.shade
         fresh = self.open * herbs * green
         bare = self.open * (1.0 - herbs)
+        dry, dark = self.open * herbs - fresh, self.shade
+        if land.crops is not None:
+            rows = fresh * tilled * land.crops.rows[land.parcel]
+            fresh, dark = fresh - rows, dark + rows
         ponds = 0.30 * self.wet * (0.35 + 0.65 * season) * land.moist
         parts = (
             crown * leaf * (1.0 - self.eucalypt), crown * leaf * self.eucalypt,
-            crown * (1.0 - leaf), self.shade, fresh * (1.0 - tilled), fresh * tilled,
-            self.open * herbs - fresh, bare * (1.0 - land.soil), bare * land.soil, self.built,
+            crown * (1.0 - leaf), dark, fresh * (1.0 - tilled), fresh * tilled,
+            dry, bare * (1.0 - land.soil), bare * land.soil, self.built,
         )  # fmt: skip
         return np.stack(parts), np.clip(land.water + ponds, 0.0, 1.0)
 
-    def reflectance(self, day: int, shift: float = 0.0) -> Array:
-        """Level ground in counts, `(6, y, x)`, before light, air and sensor."""
+    def herbs(self, shares: Array) -> Array:
+        """Share of the ground between trees that is under herbs, from the `shares` of a day."""
+        return np.clip(shares[4:7].sum(0) / np.maximum(self.open, 0.05), 0.0, 1.0)
+
+    def reflectance(
+        self, day: int, shift: float = 0.0, *, fire: Fire | None = None,
+        today: dt.date = dt.date.min, flood: Flood | None = None,
+    ) -> Array:  # fmt: skip
+        """Level ground in counts, `(6, y, x)`, before light, air and sensor.
+
+        Of a `fire` it shows what burnt before `today`; a `flood` stands on the ground as it is.
+        """
         region, land = self.region, self.land
         members = np.array([
             region.leaf, EUCALYPT, region.bark, SHADE, region.grass, CROP, STRAW,
-            *region.soils, ROOFS,
+            *region.soils, ROOFS, CHAR, ASH,
         ], float)  # fmt: skip
         shares, water = self.shares(day, shift)
         season = self.season(day, shift)
+        if fire is not None:
+            shares = fire.scar(shares, today, season)
+        members = members[: len(shares)]
         # Wet soil is darker, and tilled fields differ from each other.
         tone = (
             1.0
@@ -134,10 +173,15 @@ class Surface:
         lake = (1.0 - silt) * np.array(CLEAR_WATER) + silt * np.array(SILT_WATER)
         pigment, moisture = land.leaves
         counts = np.einsum("kb,kyx->byx", members, shares)
+        if land.crops is not None:
+            for level, leaf in zip(counts, land.crops.leaves(CROP), strict=True):
+                level += shares[5] * leaf[land.parcel]
         for band, level in enumerate(counts):
             level *= tone + self.trees * (PIGMENT[band] * pigment + WATER[band] * moisture)
             level += land.road * (ROAD[band] - level)
             level += water * (lake[band] - level)
+        if flood is not None:
+            flood.cover_ground(counts, self.trees, self.herbs(shares))
         return counts
 
 
