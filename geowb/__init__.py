@@ -13,13 +13,14 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
-        *("bands", "batch", "catalog", "chips", "evaluate", "labels", "maps", "models", "plots"),
-        *("predict", "readout", "train", "world"),
+        *("bands", "batch", "catalog", "chips", "evaluate", "gaps", "labels", "maps", "models"),
+        *("plots", "predict", "readout", "train", "world"),
     ],
     submod_attrs={
         "bands": ["HLS6"],
         "catalog": ["Catalog", "Source", "open_catalog"],
         "errors": ["GeowbError"],
+        "gaps.scene": ["fill_gaps"],
         "maps.areas": ["area_per_class"],
         "maps.live": ["show_map"],
         "maps.static": ["plot_map"],

@@ -13,7 +13,7 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["files", "masked", "prithvi", "registry", "unet", "weights"],
+    submodules=["cgan", "files", "masked", "prithvi", "registry", "unet", "weights"],
     submod_attrs={
         "files": ["load", "save"],
         "publishing": ["publish"],

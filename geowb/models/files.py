@@ -107,8 +107,8 @@ def load(file: str | Path) -> torch.nn.Module:
 
     >>> model = load("runs/agb/models/unet/model.safetensors")  # doctest: +SKIP
 
-    The file of a masked model gives a `geowb.models.masked.MaskedModel`, every other a
-    `PixelModel`.
+    The file of a masked model gives a `geowb.models.masked.MaskedModel`, that of a conditional GAN
+    a `geowb.models.cgan.CGAN`, every other a `PixelModel`.
 
     Raises
     ------
@@ -126,13 +126,17 @@ def load(file: str | Path) -> torch.nn.Module:
         if not part.is_file():
             raise ModelError(f"There is no {part}: a model file is model.safetensors + model.json.")
     card = read_card(file)
-    if card.get("name", "unet") not in MODELS:
+    if card.get("kind") != "cgan" and card.get("name", "unet") not in MODELS:
         raise ModelError(f"{card_file} names the model '{card['name']}', unknown to this geowb.")
     try:
         if card.get("kind") == "masked":
             from geowb.models.masked import from_card
 
             model = from_card(card)
+        elif card.get("kind") == "cgan":
+            from geowb.models import cgan
+
+            model = cgan.from_card(card)
         else:  # all that `build` takes but the weights, which are in the file
             held = _ADDED | card
             model = build(

@@ -102,11 +102,16 @@ class MaskedModel(nn.Module):
         if noise is None:
             noise = torch.rand(len(x), units, device=x.device)
         order = noise.argsort(dim=1)
+        off = torch.ones(len(x), units, dtype=torch.bool, device=x.device)
+        off = off.scatter(1, order[:, :kept], False).reshape(len(x), *grid)
+        return self._reconstruct(x, order, kept, off)
+
+    def _reconstruct(
+        self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
+    ) -> Reconstruction:
         normal = (x - self.mean) / self.std
         valid = torch.isfinite(normal)
         normal = normal.nan_to_num(posinf=0.0, neginf=0.0)
-        off = torch.ones(len(x), units, dtype=torch.bool, device=x.device)
-        off = off.scatter(1, order[:, :kept], False).reshape(len(x), *grid)
         prediction = self._predict(normal, order, kept, off)
         hidden = _enlarged(off, self.unit)[:, None].expand(-1, -1, x.shape[2], -1, -1)
         wanted = (hidden & valid).to(prediction.dtype)
@@ -143,7 +148,10 @@ class MaskedModel(nn.Module):
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> torch.Tensor:
-        """Predict ``x``, of which the units ``order[:, :kept]`` are shown and `off` are not."""
+        """Predict ``x``, of which the units `off` are hidden.
+
+        The units ``order[:, :kept]`` are shown, but for those of them that are `off`.
+        """
         raise NotImplementedError
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -172,20 +180,93 @@ class MaskedPrithvi(MaskedModel):
             if "temporal_embed" in name or "location_embed" in name:
                 parameter.requires_grad_(False)  # pretrained without coordinates
 
+    def fill(self, x: torch.Tensor, missing: torch.Tensor) -> Reconstruction:
+        """Predict what is missing from what is not.
+
+        >>> model, x = build_masked("prithvi_demo", frames=3), torch.zeros(1, 6, 3, 16, 16)
+        >>> missing = torch.zeros(1, 3, 16, 16, dtype=torch.bool)
+        >>> missing[:, 1, :5, :5] = True
+        >>> int(model.fill(x, missing).hidden.sum())  # one patch of 8 x 8
+        64
+
+        A patch with a missing pixel is hidden as a whole, all others are shown. Each sample keeps
+        all of its own, however many the others of its batch have.
+
+        Parameters
+        ----------
+        x
+            Chips ``(B, C, T, H, W)`` in counts; anything where they are missing. Pixels with NaN in
+            any band are missing too.
+        missing
+            ``(B, T, H, W)`` bool.
+
+        Returns
+        -------
+        Reconstruction
+            The loss is the mean square error over the hidden patches of the whole batch, pixels
+            without data left out (Jakubik et al. 2023; ClarkCGA/gfm-gap-filling, models_mae.py):
+            in training `x` holds the truth behind the mask.
+
+        Raises
+        ------
+        ModelError
+            For other shapes, and for a sample of which no patch is left to see.
+        """
+        off = self._off(x, missing)
+        visible = (~off).flatten(1).sum(1)
+        if not visible.all():
+            blind = visible.eq(0).nonzero()[0].item()
+            raise ModelError(
+                f"Sample {blind} of the batch has no patch of {self.unit} x {self.unit} pixels "
+                "without a missing one: there is nothing to fill it from. Leave it out."
+            )
+        order = off.flatten(1).byte().argsort(dim=1, stable=True)  # shown patches first
+        return self._reconstruct(x, order, int(visible.max()), off)
+
+    def can_fill(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """Whether each sample has a patch that is wholly there, ``(B,)`` bool."""
+        return ~self._off(x, missing).flatten(1).all(1)
+
+    def _off(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """Which patches have a missing pixel."""
+        grid = self.grid(x)
+        if missing.shape != (len(x), *x.shape[2:]) or missing.dtype != torch.bool:
+            raise ModelError(
+                f"missing is {tuple(missing.shape)} of {missing.dtype}; chips {tuple(x.shape)} "
+                f"want {(len(x), *x.shape[2:])} of torch.bool."
+            )
+        missing = missing | ~torch.isfinite(x).all(1)
+        patches = missing.unflatten(-1, (grid[2], self.unit)).unflatten(-3, (grid[1], self.unit))
+        return patches.any(-1).any(-2)
+
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> torch.Tensor:
-        encoder = self.encoder
+        encoder, decoder = self.encoder, self.decoder
         tokens = encoder.patch_embed(x)
         places = encoder.interpolate_pos_encoding(x.shape[-3:])
         tokens = tokens + places[:, 1:]
         shown = tokens.gather(1, order[:, :kept, None].expand(-1, -1, tokens.shape[-1]))
         first = (encoder.cls_token + places[:, :1]).expand(len(x), -1, -1)
         latent = torch.cat((first, shown), dim=1)
+        # Samples that show fewer are filled up with hidden tokens, to which nothing attends.
+        padding = off.flatten(1).gather(1, order[:, :kept])
+        seen = None
+        if padding.any():
+            seen = ~nn.functional.pad(padding, (1, 0))[:, None, None]
         for block in encoder.blocks:
+            latent = block(latent, attn_mask=seen)
+        latent = decoder.decoder_embed(encoder.norm(latent))
+        # As TerraTorch's MAEDecoder, but that mask tokens take the place of the padding too.
+        shown = torch.where(padding[..., None], decoder.mask_token, latent[:, 1:])
+        rest = decoder.mask_token.expand(len(x), order.shape[1] - kept, -1)
+        shown = torch.cat((shown, rest), dim=1)
+        back = order.argsort(dim=1)[..., None].expand(-1, -1, shown.shape[-1])
+        latent = torch.cat((latent[:, :1], shown.gather(1, back)), dim=1)
+        latent = latent + decoder.interpolate_pos_encoding(x.shape[-3:])
+        for block in decoder.decoder_blocks:
             latent = block(latent)
-        latent = encoder.norm(latent)
-        patches = self.decoder(latent, order.argsort(dim=1), input_size=x.shape)
+        patches = decoder.decoder_pred(decoder.decoder_norm(latent))[:, 1:]
         return self._image(patches, image_size=x.shape[-2:])
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -252,13 +333,31 @@ def _enlarged(units: torch.Tensor, times: int) -> torch.Tensor:
     return units.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
-def build_masked(name: str, **options: Any) -> MaskedModel:
-    """Build a masked model with random weights; the options are those of `masked_card`.
+def build_masked(name: str, *, weights: str | None = None, **options: Any) -> MaskedModel:
+    """Build a masked model; the options are those of `masked_card`.
 
-    >>> build_masked("prithvi_demo", frames=3).unit
+    >>> build_masked("prithvi_demo", frames=3, weights="pretrained").unit
     8
+
+    Parameters
+    ----------
+    weights
+        Of a Prithvi with its decoder: ``"pretrained"`` (the file that comes with geowb), a file or
+        ``hf://OWNER/REPOSITORY/FILE``; None or empty for random ones.
+
+    Raises
+    ------
+    WeightsMismatch
+        If they do not fit, or have no decoder.
     """
-    return from_card(masked_card(name, **options))
+    model = from_card(masked_card(name, **options))
+    if weights:
+        from geowb.models.weights import load_masked_weights
+
+        if not isinstance(model, MaskedPrithvi):
+            raise ModelError(f"'{name}' takes no weights here: load its file (geowb.models.load).")
+        model.card["weights"], model.card["pretrained"] = load_masked_weights(model, weights)
+    return model
 
 
 def masked_card(

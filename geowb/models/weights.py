@@ -16,9 +16,13 @@ from geowb.models.registry import encoder_tensors, locate, misfits, read_card, s
 from geowb.paths import sha256
 
 if TYPE_CHECKING:
+    from geowb.models.masked import MaskedModel
     from geowb.models.wrapper import PixelModel
 
-__all__ = ["fit_state", "load_weights", "read_checkpoint"]
+__all__ = ["fit_state", "load_masked_weights", "load_weights", "read_checkpoint"]
+
+#: Tensors that a Prithvi makes for itself, and those that only geowb's files have.
+_MADE = r"pos_embed$|^(mean|std)$"
 
 
 def load_weights(
@@ -70,6 +74,53 @@ def load_weights(
         return f"encoder from {origin}", True
     _take_statistics(model, card, free)
     return f"encoder from the {kind} {origin} ({card.get('weights', 'unknown')})", _trained(card)
+
+
+def load_masked_weights(model: MaskedModel, weights: str) -> tuple[str, bool]:
+    """Load encoder and decoder into a masked model; return where they came from, and True.
+
+    >>> load_masked_weights(model, "hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M")  # doctest: +SKIP
+    ('masked model from hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M, sha256 ...', True)
+
+    `weights` are what `geowb.models.registry.locate` knows: a masked model's file of geowb, with
+    its normalisation, or a published Prithvi with its decoder (the first's names or later ones).
+    The number of dates may differ.
+
+    Raises
+    ------
+    WeightsMismatch
+        If names, shapes or bands do not fit, or there is no decoder; nothing is loaded then.
+    """
+    name = model.card["name"]
+    path = _fetch(weights, name)
+    state, card = read_checkpoint(path), read_card(path)
+    if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
+        raise WeightsMismatch(problems[0])
+    bands = card.get("bands", list(HLS6))
+    if list(bands) != model.card["bands"]:
+        raise WeightsMismatch(f"{path} knows the bands {', '.join(bands)}, in this order.")
+    state = {_masked_name(key): value for key, value in state.items()}
+    if not any(key.startswith("decoder.") for key in state):
+        raise WeightsMismatch(
+            f"{path} has no decoder that fills patches, only an encoder: take the file of a masked "
+            "model, or Prithvi's own."
+        )
+    state = {key: value for key, value in state.items() if not key.endswith("pos_embed")}
+    fit_state(model, state, path, may_lack=_MADE)
+    if {"mean", "std"} <= state.keys():
+        model.card |= {key: card[key] for key in ("mean", "std") if key in card}
+    label = f"geowb's own {name}" if weights == "pretrained" else path.name
+    origin = weights if weights.startswith("hf://") else label
+    return f"masked model from {origin}, sha256 {sha256(path)[:16]}", True
+
+
+def _masked_name(key: str) -> str:
+    """Give a tensor the name that it has in `geowb.models.masked.MaskedPrithvi`."""
+    key = key.replace("_timm_module.", "")
+    if key.startswith(("encoder.", "decoder.")) or key in ("mean", "std"):
+        return key
+    decodes = key == "mask_token" or key.startswith("decoder_") or "_embed_dec." in key
+    return f"{'decoder' if decodes else 'encoder'}.{key}"
 
 
 def _trained(card: Mapping[str, Any]) -> bool:

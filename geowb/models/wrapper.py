@@ -18,8 +18,9 @@ from geowb.models.registry import ModelSpec, spec
 
 __all__ = ["PixelModel", "build", "placed", "trainable"]
 
-#: What can be put behind a Swin or a Prithvi; the first is the public biomass model's.
-DECODERS = ("upernet", "upernet_smooth", "linear")
+#: What can be put behind a Swin or a Prithvi (``fcn``: a Prithvi); the first is the public biomass
+#: model's.
+DECODERS = ("upernet", "upernet_smooth", "unet", "fcn", "linear")
 
 #: Dropout of the regression head in the public biomass model (granite configs/config.yaml).
 _HEAD_DROPOUT = 0.16194593880230534
@@ -220,10 +221,12 @@ def build(
     decoder
         What makes pixels of the maps of a Swin or Prithvi: ``"upernet"`` (the default);
         ``"upernet_smooth"``, the same with a filter behind each PixelShuffle layer that takes the
-        grid of these layers out of the maps (`geowb.models.decoders.Smooth`); ``"linear"``, one 1x1
-        convolution on the maps of all stages, which shows what the encoder itself knows.
+        grid of these layers out of the maps (`geowb.models.decoders.Smooth`); ``"unet"``, a U-Net's
+        decoder on the same maps; ``"fcn"``, transposed convolutions from the map of Prithvi's last
+        block, as in its published fine-tuning; ``"linear"``, one 1x1 convolution on the maps of all
+        stages, which shows what the encoder itself knows.
     decoder_channels
-        Width of UPerNet.
+        Width of UPerNet and FCN, and of the U-Net's last step (8, 4 and 2 times it before).
     drop_path
         Share of the encoder's blocks that a training step leaves out.
     head_dropout
@@ -301,6 +304,8 @@ def _decoder(found: ModelSpec, name: str, decoder: str | None) -> str | None:
         return None
     if decoder not in (None, *DECODERS):
         raise ModelError(f"There is no decoder '{decoder}'. {did_you_mean(decoder, DECODERS)}")
+    if decoder == "fcn" and found.family != "prithvi":
+        raise ModelError(f"The decoder 'fcn' stands behind a Prithvi, not behind '{name}'.")
     return decoder or DECODERS[0]
 
 

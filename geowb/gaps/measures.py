@@ -1,0 +1,154 @@
+"""How good a filling is: on the missing pixels, and as it was published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from geowb.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from geowb.gaps.chips import GapDataset
+
+__all__ = ["measure", "scores", "ssim_missing"]
+
+
+def scores(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor) -> pd.DataFrame:
+    """Score filled images against the truth, a row a sample.
+
+    >>> truth = torch.full((1, 6, 3, 16, 16), 2000.0)
+    >>> missing = torch.zeros(1, 3, 16, 16, dtype=torch.bool)
+    >>> missing[:, 1, :4] = True
+    >>> row = scores(truth + 100.0 * missing[:, None], truth, missing).iloc[0]
+    >>> print(f"{row.mae_missing:.3f} {row.cover:.2f}")
+    0.010 0.25
+
+    Only dates with missing pixels count; values are reflectance (counts / 10,000).
+
+    Parameters
+    ----------
+    filled, truth
+        ``(B, C, T, H, W)`` in counts. Clear pixels of `filled` are taken from `truth`, whatever
+        they hold. A pixel without data in `truth` (NaN in any band) is not scored.
+    missing
+        ``(B, T, H, W)`` bool.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``cover``: share missing of the dates with gaps.
+        ``mae_missing``, ``rmse_missing``: over the missing pixels and all bands.
+        ``ssim_missing``: the SSIM map of torchmetrics (Gaussian window, sigma 1.5, data range 1),
+        of the filled against the true image, averaged over the missing pixels only.
+        ``ssim_published``: both images are multiplied by the mask, and the map is averaged over the
+        whole image. Away from the gaps zero meets zero, which counts 1: it rises with the clear
+        part, whatever the filling is.
+        ``mae_published``: the mean over the whole image, multiplied by the mask, divided by the
+        mean cover of all samples that are given. Its mean over them weighs samples by their cover.
+        NaN where nothing is missing.
+
+    Raises
+    ------
+    DataError
+        If nothing is missing in any sample, or for other shapes.
+
+    Notes
+    -----
+    The published variants are those of the public code (github ClarkCGA/gfm-gap-filling and
+    gfm-gap-filling-baseline) of Jakubik et al. 2023, section 5.1, and Godwin et al. 2024.
+    """
+    if filled.shape != truth.shape or missing.shape != (len(truth), *truth.shape[2:]):
+        raise DataError(
+            f"filled {tuple(filled.shape)}, truth {tuple(truth.shape)} (batch, band, date, y, x) "
+            f"and missing {tuple(missing.shape)} (batch, date, y, x) do not fit."
+        )
+    made, true, gap, owner = _gapped(filled, truth, missing)
+    if not len(owner):
+        raise DataError("No known pixel is missing in these images: there is nothing to score.")
+
+    def mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        return _mean_over(values, where, owner, len(truth))
+
+    whole, mask = torch.ones_like(gap), gap[:, None]
+    cover = mean(mask.float(), whole)
+    mae = mean((made - true).abs(), gap)
+    return pd.DataFrame(
+        {
+            "cover": cover,
+            "mae_missing": mae,
+            "rmse_missing": mean((made - true).square(), gap).sqrt(),
+            "ssim_missing": mean(_ssim_map(made, true), gap),
+            "ssim_published": mean(_ssim_map(made * mask, true * mask), whole),
+            "mae_published": mae * cover / cover.nanmean(),
+        }
+    )
+
+
+def ssim_missing(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+    """SSIM on the missing pixels as in `scores`, ``(B,)``; NaN where nothing is missing."""
+    made, true, gap, owner = _gapped(filled, truth, missing)
+    return _mean_over(_ssim_map(made, true), gap, owner, len(truth))
+
+
+@torch.no_grad()
+def measure(model: nn.Module, data: GapDataset, *, batch_size: int = 16) -> pd.DataFrame:
+    """Fill the gaps of chips and score them: `scores`, with the chip's ``index``.
+
+    >>> measure(model, val).ssim_missing.mean()  # doctest: +SKIP
+    0.93
+
+    Gaps are those of ``data.plain()``: the same for every model.
+    """
+    data, filled, truth, gaps = data.plain(), [], [], []
+    model.eval()
+    for first in range(0, len(data), batch_size):
+        batch = [data[i] for i in range(first, min(first + batch_size, len(data)))]
+        image = torch.stack([item["image"] for item in batch])
+        missing = torch.stack([item["missing"] for item in batch])
+        shown = image.masked_fill(missing[:, None], torch.nan)  # nothing can look at the truth
+        filled.append(model.fill(shown, missing).prediction)
+        truth.append(image)
+        gaps.append(missing)
+    table = scores(torch.cat(filled), torch.cat(truth), torch.cat(gaps))
+    table.insert(0, "index", range(len(data)))
+    return table
+
+
+def _gapped(
+    filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Give the dates with gaps, filled and true ``(N, C, H, W)`` in reflectance, equal elsewhere.
+
+    And where the gaps are ``(N, H, W)``, and of which sample each is ``(N,)``.
+    """
+    gap = missing & torch.isfinite(truth).all(1)
+    here = gap.flatten(2).any(2)
+    gap, true = gap[here], truth.transpose(1, 2)[here].nan_to_num(0.0) * 1e-4
+    made = torch.where(gap[:, None], filled.transpose(1, 2)[here] * 1e-4, true)
+    return made, true, gap, here.nonzero()[:, 0]
+
+
+def _ssim_map(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """SSIM at each pixel, ``(N, C, H, W)``."""
+    if not len(made):
+        return made
+    _, full = structural_similarity_index_measure(
+        made, true, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return full
+
+
+def _mean_over(
+    values: torch.Tensor, where: torch.Tensor, owner: torch.Tensor, samples: int
+) -> torch.Tensor:
+    """Mean of ``(N, C, H, W)`` over bands and the pixels `where`, a sample at a time."""
+    total = (values.mean(1) * where).flatten(1).double().sum(1)
+    sums, counts = total.new_zeros(2, samples).index_add(
+        1, owner, torch.stack((total, where.flatten(1).double().sum(1)))
+    )
+    return sums / counts
