@@ -40,7 +40,8 @@ __all__ = [
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def _holoviews() -> Any:
+def holoviews() -> Any:
+    """Import HoloViews with its matplotlib backend, without a trace in the page."""
     import holoviews as hv
     import holoviews.plotting.mpl  # registers the backend; hv.extension would write to the page
 
@@ -102,7 +103,7 @@ def rgb(
     The axes are kilometres from the scene's lower left corner, or degrees where the CRS is
     geographic. No data is white.
     """
-    hv = _holoviews()
+    hv = holoviews()
     planes = _north_up(scene["reflectance"])
     bounds, *labels = _frame(planes)
     missing = [b for b in bands if b not in planes["band"].values]
@@ -130,7 +131,7 @@ def raster(
 
     >>> raster(scene.agb_dense, title="truth", limits=(0, 300))  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     low, high = limits or tuple(np.nanpercentile(values.values, [1, 99]))
     unit = values.attrs.get("units", "") if units is None else units
     values = _north_up(values)
@@ -156,7 +157,7 @@ def shots(
 
     >>> shots(scene.agb, title="GEDI shots", limits=(0, 300))  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     labels = _north_up(labels)
     (left, bottom, right, top), *names = _frame(labels)
     rows, cols = np.nonzero(np.isfinite(labels.values))
@@ -185,7 +186,7 @@ def scatter(pixels: pd.DataFrame, *, title: str = "", units: str = "Mg/ha") -> h
 
     >>> scatter(at_labels(model, test), title="U-Net")  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     top = (
         float(np.nanmax(pixels[["observed", "predicted"]].to_numpy())) * 1.05 if len(pixels) else 1
     )
@@ -206,7 +207,7 @@ def bars(table: pd.DataFrame, *, title: str = "", ylabel: str = "RMSE (Mg/ha)") 
 
     >>> bars(pd.DataFrame({"U-Net": [35.3], "Swin": [40.1]}, index=["0-100"]))  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     rows = [
         (str(row), str(column), float(value))
         for row, values in table.iterrows()
@@ -235,7 +236,7 @@ def curves(
 
     >>> curves({"U-Net": fit.history})  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     last = max((len(history) for history in histories.values()), default=1)
     ticks = sorted({round(tick) for tick in np.linspace(1, last, 8)})
     lines = [
@@ -256,7 +257,7 @@ def lines(
     >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="share of labels")
     ... # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     drawn = []
     for i, (name, values) in enumerate(table.items()):
         values = values.dropna().sort_index()
@@ -274,7 +275,7 @@ def residuals(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> hv.Over
 
     >>> residuals({"U-Net": evaluate.residuals(pixels)})  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     axes = ("observed (Mg/ha)", "predicted - observed (Mg/ha)")
     top = max((float(t.index.max()) for t in tables.values() if len(t)), default=1.0) * 1.1
     drawn = [hv.Curve([(0, 0), (top, 0)], *axes).opts(color="black", linewidth=1, linestyle="--")]
@@ -306,7 +307,7 @@ def matrix(
 
     >>> matrix(pd.DataFrame({"cerrado": [20.0]}, index=["amazonia"]))  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     values = table.to_numpy(float)
     height, width = values.shape
     low, high = limits or (np.nanmin(values), np.nanmax(values))
@@ -331,7 +332,7 @@ def loss_curve(history: pd.DataFrame, *, title: str = "") -> hv.Overlay:
 
     >>> loss_curve(pretraining.history, title="swin_demo")  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     held = history.dropna(subset=["held_out"]) if "held_out" in history else history[:0]
     ylabel = "loss of what is hidden"
     lines = [hv.Curve((history["step"], history["loss"]), "step", ylabel, label="training chips")]
@@ -365,7 +366,7 @@ def reconstructions(
     shown
         Bands for red, green and blue; the first three where there are none of these names.
     """
-    hv = _holoviews()
+    hv = holoviews()
     names = list(bands)
     picked = [names.index(band) for band in shown if band in names]
     picked = picked if len(picked) == 3 else [min(i, len(names) - 1) for i in range(3)]
@@ -400,7 +401,7 @@ def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:
 
     >>> layout([rgb(scene), raster(scene.agb_dense)])  # doctest: +SKIP
     """
-    hv = _holoviews()
+    hv = holoviews()
     return hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.7, vspace=0.35)
 
 
@@ -419,7 +420,7 @@ def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) 
     import PIL.Image
     from IPython.display import Image
 
-    hv = _holoviews()
+    hv = holoviews()
     figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")

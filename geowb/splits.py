@@ -92,6 +92,7 @@ def split_by_scene(
     groups: Mapping[str, str],
     *,
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    unseen: str = "",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Assign whole scenes to train, val and test, in each group (a region) some to each.
@@ -108,6 +109,8 @@ def split_by_scene(
     ----------
     groups
         Group of each scene.
+    unseen
+        A group that is in none of the three; the split of its chips is ``unseen``.
 
     Raises
     ------
@@ -118,6 +121,9 @@ def split_by_scene(
     rng = np.random.default_rng(seed)
     group = chips["scene"].map(groups)
     for name, part in chips.groupby(group, sort=True):
+        if name == unseen:
+            chips.loc[part.index, "split"] = "unseen"
+            continue
         labels = part.groupby("scene", sort=True)["labelled"].sum()
         if (labels > 0).sum() < len(SPLITS):
             raise DataError(

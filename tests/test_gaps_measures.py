@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from geowb.chips import split_by_place
 from geowb.errors import DataError, RequestError
@@ -80,6 +81,19 @@ def test_the_published_ssim_is_inflated_by_what_is_clear() -> None:
     assert (table.ssim_published[1:] > table.ssim_missing[1:] + 0.2).all()
 
 
+def test_the_published_scores_against_torchmetrics() -> None:
+    """As the public code has them: images times mask, the middle date, one number a batch."""
+    truth, missing = _truth(3), _gap((32, 20), (5, 5), (16, 30))
+    filled = truth * 0.8 + 300
+    mask = missing[:, None, 1].float()
+    made, true = filled[:, :, 1] * 1e-4 * mask, truth[:, :, 1] * 1e-4 * mask
+    table = scores(filled, truth, missing)
+    ssim = structural_similarity_index_measure(made, true, data_range=1.0)
+    assert table.ssim_published.mean() == pytest.approx(ssim.item(), abs=1e-6)
+    mae = (made - true).abs().mean() / mask.mean()
+    assert table.mae_published.mean() == pytest.approx(mae.item(), rel=1e-5)
+
+
 def test_a_perfect_filling_scores_best_and_clear_pixels_do_not_count() -> None:
     truth, missing = _truth(), _gap((9, 9), (20, 30))
     filled = torch.where(missing[:, None], truth, -1.0)
@@ -151,7 +165,7 @@ def test_clear_chips_are_whole_known_and_clear() -> None:
     with pytest.raises(DataError, match="one number of dates"):
         clear_chips({"a": scene, "b": _scene(dates=2)})
     with pytest.raises(DataError, match="No chip of 64"):
-        clear_chips({"a": scene.where(False)}, 64)
+        clear_chips({"a": scene.assign(reflectance=scene["reflectance"] * np.nan)}, 64)
 
 
 def test_sets_of_samples_keep_their_published_split(masks: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def image(element):
 def legend(element):
     """Class names and their colours."""
     return {
-        points.label: plots._holoviews()
+        points.label: plots.holoviews()
         .Store.lookup_options("matplotlib", points, "style")
         .kwargs["color"]
         for points in list(element)[1:]
@@ -56,7 +56,7 @@ def legend(element):
 
 
 def options(element, group):
-    return plots._holoviews().Store.lookup_options("matplotlib", element, group).kwargs
+    return plots.holoviews().Store.lookup_options("matplotlib", element, group).kwargs
 
 
 def test_a_quantity_has_its_values_its_unit_and_white_where_there_are_none(tif):

@@ -71,7 +71,7 @@ def test_bars_leave_out_what_has_no_pixels_and_keep_the_order():
 
 def drawn(element):
     """The axes of a picture."""
-    hv = plots._holoviews()
+    hv = plots.holoviews()
     return hv.renderer("matplotlib").get_plot(element).state.axes[0]
 
 

@@ -48,6 +48,14 @@ def test_too_few_scenes(scenes, groups):
         split_by_scene(cut(some, 16), groups)
 
 
+def test_a_group_that_is_held_out_is_in_no_split(scenes, groups):
+    chips = split_by_scene(cut(scenes, 16), groups, unseen="b", seed=1)
+    assert set(chips[chips["scene"].map(groups) == "b"]["split"]) == {"unseen"}
+    assert set(chips[chips["scene"].map(groups) == "a"]["split"]) == set(SPLITS)
+    whole = split_by_scene(cut(scenes, 16), groups, seed=1)
+    assert whole[whole["scene"].map(groups) == "a"].equals(chips[chips["scene"].map(groups) == "a"])
+
+
 def samples(splits):
     one = scene(16, 16)
     table = xr.concat([one.isel(time=0)] * len(splits), "sample")

@@ -14,8 +14,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submodules=["chips", "fillers", "measures", "opening", "scene", "training"],
     submod_attrs={
         "chips": ["GapDataset", "clear_chips"],
-        "fillers": ["DateMean", "LinearInTime", "NetworkFiller", "TemporalNeighbour"],
-        "measures": ["measure", "scores", "ssim_missing"],
+        "fillers": ["RULES", "DateMean", "LinearInTime", "NetworkFiller", "TemporalNeighbour"],
+        "masks": ["cut_masks", "known_mask"],
+        "measures": ["measure", "paired", "scores", "ssim_missing", "with_interval"],
+        "pictures": ["chips_with_gaps", "fillings"],
         "scene": ["fill_gaps"],
         "training": ["Adversarial", "GapFilling"],
     },

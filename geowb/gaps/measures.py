@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from geowb.gaps.chips import GapDataset
 
-__all__ = ["measure", "scores", "ssim_missing"]
+__all__ = ["measure", "paired", "scores", "ssim_missing", "with_interval"]
 
 
 def scores(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor) -> pd.DataFrame:
@@ -117,6 +118,44 @@ def measure(model: nn.Module, data: GapDataset, *, batch_size: int = 16) -> pd.D
     table = scores(torch.cat(filled), torch.cat(truth), torch.cat(gaps))
     table.insert(0, "index", range(len(data)))
     return table
+
+
+def with_interval(table: pd.DataFrame, *, repeats: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Mean of each score with a 95 % interval, by bootstrap over chips.
+
+    >>> table = pd.DataFrame({"ssim_missing": [0.90, 0.92, 0.94]})
+    >>> with_interval(table).round(2).loc["ssim_missing"].tolist()
+    [0.92, 0.9, 0.94]
+
+    `table` is what `measure` returns. The interval says how much the mean depends on which chips
+    and masks were drawn, not how it would be in other scenes.
+    """
+    values = table.drop(columns=["index"], errors="ignore")
+    draws = np.random.default_rng(seed).integers(len(values), size=(repeats, len(values)))
+    means = np.nanmean(values.to_numpy(float)[draws], axis=1)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return pd.DataFrame({"value": values.mean(), "low": low, "high": high})
+
+
+def paired(
+    ours: pd.DataFrame, theirs: pd.DataFrame, *, repeats: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Difference of each score of two models on the same chips, with a 95 % interval.
+
+    >>> paired(measured["prithvi"], measured["cgan"]).loc["ssim_missing"]  # doctest: +SKIP
+    value    0.021
+    low      0.017
+    high     0.026
+
+    Raises
+    ------
+    DataError
+        If the two tables are not of the same chips with the same gaps.
+    """
+    keys = ["index", "cover"]
+    if len(ours) != len(theirs) or not (ours[keys].to_numpy() == theirs[keys].to_numpy()).all():
+        raise DataError("The two tables are of other chips or gaps: compare on one dataset.")
+    return with_interval((ours - theirs).drop(columns=keys), repeats=repeats, seed=seed)
 
 
 def _gapped(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.maps.looks import Picture, drawn
-from geowb.plots import _axes, _frame, _holoviews
+from geowb.plots import _axes, _frame, holoviews
 
 if TYPE_CHECKING:
     import holoviews as hv
@@ -90,7 +90,7 @@ def plot_map(
         classes=classes,
         colours=colours,
     )
-    hv = _holoviews()
+    hv = holoviews()
     bounds, axes = _laid_out(picture, title)
     if not picture.given.any():
         white = np.full((*picture.given.shape, 3), 255, np.uint8)
@@ -108,7 +108,7 @@ def _classes(picture: Picture, bounds: tuple[float, ...], axes: dict[str, Any]) 
     """Draw classes, with a square in the legend for each one that occurs."""
     from matplotlib.colors import to_rgb
 
-    hv = _holoviews()
+    hv = holoviews()
     look = picture.look
     image = np.full((*picture.given.shape, 3), 255, np.uint8)
     squares = []
