@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,30 @@ from geowb.evaluate import draws, middle_95
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["class_table", "confusion", "confusions", "difference", "paired", "with_interval"]
+__all__ = [
+    "COLOURS",
+    "class_table",
+    "confusion",
+    "confusions",
+    "difference",
+    "paired",
+    "with_interval",
+]
+
+#: Colours of the classes of each label, and of right and wrong, for `geowb.maps.plot_map`: pale
+#: for what is common, and told apart by colour-blind readers (after Okabe and Ito, and Tol).
+COLOURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "flood": ("#EFE6CB", "#0072B2"),
+        "burn": ("#E3E8D5", "#882255"),
+        "crop": (
+            *("#E8E4B0", "#117733", "#F0C000", "#44AA99", "#88CCEE", "#999999", "#332288"),
+            *("#8C510A", "#DD77AA", "#C8B08A", "#CC3311", "#EE7733", "#AA4499"),
+        ),
+        "two": ("#F0F0F0", "#A0A0A0", "#D55E00", "#56B4E9"),
+        "many": ("#E5E5E5", "#D55E00"),
+    }
+)
 
 
 def confusion(observed: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
@@ -225,7 +249,7 @@ def difference(
     'dry_right water_right water_missed water_invented'
 
     For two classes it tells what was missed from what was invented; for more, right from wrong.
-    -1 where there is no label.
+    -1 where there is no label. Colours: ``COLOURS["two"]`` and ``COLOURS["many"]``.
     """
     seen, made = observed.values, predicted.values
     right = seen == made

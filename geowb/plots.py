@@ -94,6 +94,7 @@ def rgb(
     bands: Sequence[str] = ("SWIR_1", "NIR_NARROW", "RED"),
     *,
     time: int = 0,
+    like: xr.Dataset | None = None,
     title: str = "",
 ) -> hv.RGB:
     """Show three bands of one date, each stretched between its 2nd and 98th percentile.
@@ -101,7 +102,8 @@ def rgb(
     >>> rgb(scene, ("RED", "GREEN", "BLUE"), title="Cerrado")  # doctest: +SKIP
 
     The axes are kilometres from the scene's lower left corner, or degrees where the CRS is
-    geographic. No data is white.
+    geographic. No data is white. `like`, a scene of the same dates, gives the percentiles: without
+    clouds, the ground is not dark.
     """
     hv = holoviews()
     planes = _north_up(scene["reflectance"])
@@ -111,9 +113,11 @@ def rgb(
         raise DataError(f"The scene has no band '{missing[0]}': {', '.join(planes.band.values)}.")
     dim = "time" if "time" in planes.dims else "sample"
     values = planes.isel({dim: time}).sel(band=list(bands)).transpose("y", "x", "band").values
-    low, high = (
-        np.nanpercentile(values, [2, 98], axis=(0, 1)) if np.isfinite(values).any() else (0, 1)
-    )
+    held = values
+    if like is not None:
+        other = like["reflectance"].isel({dim: time}).sel(band=list(bands))
+        held = other.transpose("y", "x", "band").values
+    low, high = np.nanpercentile(held, [2, 98], axis=(0, 1)) if np.isfinite(held).any() else (0, 1)
     scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
     picture = (255 * np.nan_to_num(scaled, nan=1.0)).astype(np.uint8)
     return hv.RGB(picture, bounds=bounds).opts(**_axes(title, *labels))
@@ -396,13 +400,20 @@ def reconstructions(
     )
 
 
-def layout(elements: Sequence[Any], columns: int = 3) -> hv.Layout:
+def layout(elements: Sequence[Any], columns: int = 3, *, apart: float = 0.35) -> hv.Layout:
     """Put elements side by side, `columns` to a row.
 
     >>> layout([rgb(scene), raster(scene.agb_dense)])  # doctest: +SKIP
+
+    Parameters
+    ----------
+    apart
+        Space between two rows, as a share of a panel's height.
     """
     hv = holoviews()
-    return hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.7, vspace=0.35)
+    return (
+        hv.Layout(list(elements)).cols(columns).opts(sublabel_format="", hspace=0.7, vspace=apart)
+    )
 
 
 def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) -> Image:

@@ -254,7 +254,9 @@ def test_dates_that_there_are_not(dates, masks: np.ndarray) -> None:
 
 def test_there_is_no_middle_of_two_dates(masks: np.ndarray) -> None:
     scenes = {"a": _scene(dates=2)}
-    with pytest.raises(RequestError, match="with 2 dates it is 'any', or a list"):
+    with pytest.raises(
+        RequestError, match="with 2 dates it is 'any', or a list of positions from 0"
+    ):
         GapDataset(scenes, clear_chips(scenes, 32), masks)
 
 

@@ -188,12 +188,13 @@ def test_decoders_give_classes_of_any_size_and_survive_a_file(tmp_path, decoder)
 
 
 def test_the_published_neck_is_counted():
-    """Transposed convolutions from the dates side by side, a 3 x 3 convolution behind each."""
+    """Four transposed convolutions from three dates side by side, and a 3 x 3 convolution."""
     model = build("prithvi_eo_v1_100", frames=3, outputs=13, decoder="fcn", decoder_channels=256)
     beside = sum(p.numel() for n, p in model.network.named_parameters() if "encoder" not in n)
-    width, inside = 3 * 768, 256
-    one = lambda c: 4 * c * inside + inside + 9 * inside**2 + inside + 2 * inside  # noqa: E731
-    assert beside == one(width) + 3 * one(inside) + 13 * inside + 13
+    wide, inside = 3 * 768, 256
+    enlarging = 4 * wide * inside + 3 * 4 * inside**2 + 4 * inside
+    norms, convolution = 2 * 2 * inside, 9 * inside**2 + 2 * inside
+    assert beside == enlarging + norms + convolution + 13 * inside + 13
 
 
 def test_fcn_stands_behind_a_prithvi():

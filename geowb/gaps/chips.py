@@ -193,7 +193,7 @@ class GapDataset(ChipDataset):
 def _positions(dates: str | Sequence[int], count: int) -> list[tuple[int, ...]]:
     """Which dates may get a mask together."""
     if isinstance(dates, str):
-        if dates == "middle" and count % 2:
+        if dates == "middle" and count % 2 and count > 1:
             return [(count // 2,)]
         if dates == "any":
             return [tuple(i for i in range(count) if k >> i & 1) for k in range(1, 2**count)]
@@ -201,5 +201,6 @@ def _positions(dates: str | Sequence[int], count: int) -> list[tuple[int, ...]]:
         return [tuple(sorted({int(date) for date in dates}))]
     raise RequestError(
         f"dates is {dates!r}: with {count} dates it is 'any', "
-        f"{repr('middle') + ', ' if count % 2 else ''}or a list of positions from 0 to {count - 1}."
+        f"{repr('middle') + ', ' if count % 2 and count > 1 else ''}or a list of positions from 0 "
+        f"to {count - 1}. The middle date needs three (or five, ...)."
     )

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from geowb.models.wrapper import terratorch
 
-__all__ = ["Smooth", "Stack", "pixel_network"]
+__all__ = ["Smooth", "Stack", "TransposedNeck", "pixel_network"]
 
 
 class Stack(nn.Module):
@@ -44,6 +45,38 @@ class Stack(nn.Module):
         )
 
 
+class TransposedNeck(nn.Module):
+    """Transposed convolutions from the last map to the pixels, and one convolution: Prithvi's neck.
+
+    >>> TransposedNeck([576], channels=32, doublings=3)([torch.rand(2, 576, 8, 8)]).shape
+    torch.Size([2, 32, 64, 64])
+
+    Takes maps ``(B, channels[i], h, w)``, of which it looks at the last; returns
+    ``(B, channels, 2^d h, 2^d w)``. As in the public fine-tuning of Prithvi (hls-foundation-os,
+    ``ConvTransformerTokensToEmbeddingNeck`` and ``FCNHead`` of one convolution): each transposed
+    convolution doubles the size, and behind the first and the third, unless it is the last, come a
+    layer norm over the channels and a GELU; then a 3 x 3 convolution, batch norm and ReLU. There
+    the neck is as wide as the map; here it is narrower, and a step is many times cheaper.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int, doublings: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for step in range(doublings):
+            wide = channels if step else widths[-1]
+            layers.append(nn.ConvTranspose2d(wide, channels, kernel_size=2, stride=2))
+            if step % 2 == 0 and step < doublings - 1:
+                layers += [LayerNorm2d(channels), nn.GELU()]
+        layers += [nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.out_channels = channels
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the enlarged map."""
+        return self.layers(maps[-1])
+
+
 class Smooth(nn.Module):
     """The binomial filter (1, 2, 1) / 4 along both axes: takes a pattern of period 2 away, inside.
 
@@ -74,7 +107,7 @@ def _decoder(
     if name == "linear":
         return Stack(encoder.out_channels), {}, 0
     if name == "fcn":  # of Prithvi's last block, whose map is four times coarser than the finest
-        return "FCNDecoder", {"channels": width, "num_convs": finer + 2}, 0
+        return TransposedNeck(encoder.out_channels, width, finer + 2), {}, 0
     if name == "unet":  # its last step goes beyond the finest map
         widths = [width * times for times in (8, 4, 2, 1)]
         return "UNetDecoder", {"channels": widths}, max(finer - 1, 0)

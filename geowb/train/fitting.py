@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geowb.chips import ChipDataset
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_SCHEDULES = ("one_cycle", "plateau")
+_SCHEDULES = ("one_cycle", "poly", "plateau")
 
 __all__ = ["Fit", "fit", "quiet", "seed_everything", "steps_an_epoch"]
 
@@ -193,7 +193,9 @@ def fit(
     learning_rate, weight_decay
         Peak of the cycle, or start; decay as in the public biomass model's configuration.
     schedule
-        ``one_cycle``: the rate rises and falls once, step by step; ``plateau``: a tenth of it
+        ``one_cycle``: the rate rises and falls once, step by step; ``poly``: it rises in the first
+        twentieth of the steps and falls on a line to nothing, as in Prithvi's public fine-tuning
+        (whose rise is longer); ``plateau``: a tenth of it
         whenever ten epochs were no better on `val`, as for the public biomass model.
     keep
         Weights of the epoch that is ``best`` on `val`, or of the ``last`` one. At the end of one

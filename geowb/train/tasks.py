@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Regression", "Segmentation", "Task"]
 
+#: Share of the steps in which the rate of the schedule ``poly`` rises.
+_WARM = 0.05
+
 
 class Task(L.LightningModule):
     """One model in training; subclasses say how a batch becomes a loss.
@@ -74,7 +77,13 @@ class Task(L.LightningModule):
                 "lr_scheduler": {"scheduler": falls, "monitor": f"val_{self.score}"},
             }
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+        if self.plan["schedule"] == "poly":
+            rise = max(1, round(_WARM * steps))
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda at: min((at + 1) / rise, (steps - at) / max(1, steps - rise))
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
