@@ -104,9 +104,11 @@ def drop_unseen(scene: xr.Dataset, label: str = "agb") -> xr.Dataset:
     """
     if "sample" in scene.dims or label not in scene:
         return scene
-    return scene.assign(
-        {label: scene[label].where(scene["reflectance"].notnull().any(("time", "band")))}
-    )
+    seen = scene["reflectance"].notnull().any(("time", "band"))
+    labels = scene[label]
+    if labels.dtype.kind == "f":
+        return scene.assign({label: labels.where(seen)})
+    return scene.assign({label: labels.where(seen, -1).astype(labels.dtype)})
 
 
 def examples(scenes: Scenes, chips: pd.DataFrame, count: int = 3) -> dict[str, xr.Dataset]:

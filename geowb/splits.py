@@ -138,18 +138,23 @@ def split_by_scene(
 def with_test(chips: pd.DataFrame, *, share: float = 0.1, seed: int = 0) -> pd.DataFrame:
     """Where a publisher has no test split, test on what is published as validation.
 
-    >>> chips = pd.DataFrame({"scene": "a", "split": ["train"] * 20 + ["val"] * 5, "labelled": 1})
+    >>> chips = pd.DataFrame({"sample": range(25), "split": ["train"] * 20 + ["val"] * 5})
+    >>> chips = chips.assign(scene="a", labelled=1)
     >>> with_test(chips)["split"].value_counts().to_dict()
     {'train': 18, 'test': 5, 'val': 2}
 
-    A `share` of the training chips, at least two, becomes the validation by which rates and epochs
+    A `share` of the training images, at least two, becomes the validation by which rates and epochs
     are chosen, so that the test has no part in it. Chips with a test split come back as they are.
     """
     if (chips["split"] == "test").any() or not (chips["split"] == "val").any():
         return chips
     chips = chips.assign(split=chips["split"].replace("val", "test"))
-    held = share_of(chips[chips["split"] == "train"], share, seed=seed).index
-    chips.loc[held, "split"] = "val"
+    train = chips[(chips["split"] == "train") & (chips["labelled"] > 0)]
+    images = train[["scene", "sample"]].drop_duplicates()
+    held = images.sample(frac=1, random_state=seed).head(max(2, round(share * len(images))))
+    keys = pd.MultiIndex.from_frame(chips[["scene", "sample"]])
+    inside = keys.isin(pd.MultiIndex.from_frame(held)) & (chips["split"] == "train")
+    chips.loc[inside, "split"] = "val"
     return chips
 
 

@@ -71,11 +71,14 @@ def test_further_published_splits_are_kept_by_name():
 
 
 def test_without_a_published_test_the_validation_is_the_test():
-    table = pd.DataFrame({"split": ["train"] * 40 + ["val"] * 8, "labelled": 1})
+    split = ["train"] * 40 + ["val"] * 8
+    table = pd.DataFrame({"split": np.repeat(split, 4), "sample": np.repeat(range(48), 4)})
+    table = table.assign(scene="set", labelled=1)  # four chips an image
     made = with_test(table, seed=1)
-    assert (made["split"][40:] == "test").all()
-    assert made["split"].value_counts().to_dict() == {"train": 36, "test": 8, "val": 4}
-    whole = table.assign(split=(["train"] * 20 + ["val"] * 14 + ["test"] * 14))
+    assert (made["split"][160:] == "test").all()
+    assert made["split"].value_counts().to_dict() == {"train": 144, "test": 32, "val": 16}
+    assert (made.groupby("sample")["split"].nunique() == 1).all()  # images are whole
+    whole = table.assign(split=np.repeat(["train"] * 20 + ["val"] * 14 + ["test"] * 14, 4))
     assert with_test(whole).equals(whole)
 
 
@@ -101,3 +104,14 @@ def test_chips_without_a_label_count_the_image(scenes):
     chips = cut({"a": scenes["a-0"]}, 32, label=None)
     assert chips["labelled"].tolist() == [1024, 512, 512, 256]
     assert set(split_by_place(cut(scenes, 16, label=None))["split"]) == set(SPLITS)
+
+
+def test_classes_without_an_image_are_unlabelled_as_classes():
+    from geowb.chips import drop_unseen
+
+    one = scene(16, 16).assign(flood=(("y", "x"), np.ones((16, 16), np.int16)))
+    one["reflectance"] = one.reflectance.where(one.x > one.x[3])
+    found = drop_unseen(one, "flood").flood
+    assert found.dtype == np.int16
+    assert (found[:, :4] == -1).all()
+    assert (found[:, 4:] == 1).all()

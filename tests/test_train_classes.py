@@ -143,6 +143,15 @@ def test_lengths_that_cannot_be(parts, length):
         train(parts, build("unet"), **{"steps": 0, "val_every": 0, **length})
 
 
+def test_what_a_length_in_steps_cannot_have(parts):
+    model = build("unet", frames=3, outputs=2)
+    with pytest.raises(RequestError, match="need validation chips"):
+        train({**parts, "val": None}, model)
+    for wrong in ({"schedule": "plateau"}, {"resume": "last.ckpt"}):
+        with pytest.raises(RequestError, match="give epochs"):
+            train(parts, model, **wrong)
+
+
 def test_all_chips_of_one_class_are_refused(scenes):
     same = {"a": scene(0, label=1)}
     chips = split_by_place(cut(same, 16, label="flood"), seed=0)

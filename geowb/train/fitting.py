@@ -232,8 +232,14 @@ def fit(
         "seed": seed,
         "options": dict(options or {}),
     }
-    if val is None and (patience or schedule == "plateau"):
-        raise RequestError("patience and the schedule 'plateau' need validation chips.")
+    if val is None and (patience or schedule == "plateau" or steps):
+        raise RequestError(
+            "patience, the schedule 'plateau' and a length in steps need validation chips."
+        )
+    if steps and (resume or schedule == "plateau"):
+        raise RequestError(
+            "A length in steps goes without resume and the schedule 'plateau': give epochs."
+        )
     keep = "last" if val is None else keep
     watched = f"val_{task.score}"
     _check_request(plan, accelerator, precision, keep, resume)
