@@ -51,9 +51,9 @@ def class_loss(
     scores, target
         ``(B, K, H, W)`` logits; ``(B, H, W)`` classes from 0, -1 unlabelled.
     name
-        ``cross_entropy``: a pixel counts by the weight of its class; or ``dice``: one minus the
-        mean, over the classes that the batch holds, of the Dice coefficient of the probabilities
-        (segmentation-models-pytorch's).
+        ``cross_entropy``: a pixel counts by the weight of its class; or ``dice``: the mean
+        over all classes of one minus the Dice coefficient of the probabilities, 0 for classes that
+        the batch does not hold (segmentation-models-pytorch's).
     weights
         K weights of the cross entropy; empty for equal ones.
 
