@@ -180,8 +180,10 @@ class Layer(_Strict):
     kind: Literal["quantity", "classes"] = "quantity"
 
 
-class WorldOptions(_Strict):
+class WorldOptions(_Grown):
     """Arguments of ``geowb.world.scene``."""
+
+    later = ("flood", "fire")
 
     region: str = "{region}"
     size: int = Field(512, ge=32, le=3660)
@@ -193,11 +195,6 @@ class WorldOptions(_Strict):
     every: int = Field(56, ge=1, le=366)
     flood: bool = False
     fire: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_idle_switches(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out switches that are off: the entry's digest stays what it was before them."""
-        return {k: v for k, v in handler(self).items() if v or k not in ("flood", "fire")}
 
 
 class _ImageOptions(_Grown):
