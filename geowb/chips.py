@@ -95,16 +95,18 @@ def _labelled(array: np.ndarray) -> np.ndarray:
     return np.isfinite(array) if array.dtype.kind == "f" else array >= 0
 
 
-def drop_unseen(scene: xr.Dataset, label: str = "agb") -> xr.Dataset:
+def drop_unseen(scene: xr.Dataset, label: str | None = "agb") -> xr.Dataset:
     """Unlabel the pixels of a scene that have no image: never clear, or outside of it.
 
     >>> scene = drop_unseen(clear_mean(scene))  # doctest: +SKIP
 
-    Sets of samples come back as they are: finding their pixels would mean reading all images.
+    Sets of samples come back as they are: finding their pixels would mean reading all images; and
+    so do scenes without the label.
     """
     if "sample" in scene.dims or label not in scene:
         return scene
-    seen = scene["reflectance"].notnull().any(("time", "band"))
+    image = scene["reflectance"]
+    seen = image.notnull().any([dim for dim in image.dims if dim not in ("y", "x")])
     labels = scene[label]
     if labels.dtype.kind == "f":
         return scene.assign({label: labels.where(seen)})

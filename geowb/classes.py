@@ -22,6 +22,7 @@ __all__ = [
     "confusions",
     "difference",
     "paired",
+    "shares",
     "with_interval",
 ]
 
@@ -39,6 +40,40 @@ COLOURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "many": ("#E5E5E5", "#D55E00"),
     }
 )
+
+
+def shares(label: xr.DataArray) -> pd.Series:
+    """Share of the pixels of a class map that each class has, ``unlabelled`` (-1) first.
+
+    >>> import xarray as xr
+    >>> told = {"flag_meanings": "dry water"}
+    >>> shares(xr.DataArray(np.array([[0, 0], [1, -1]]), attrs=told)).to_dict()
+    {'unlabelled': 0.25, 'dry': 0.5, 'water': 0.25}
+
+    The names are those of the attribute ``flag_meanings`` (CF), which a catalog entry's ``classes``
+    give.
+
+    Raises
+    ------
+    DataError
+        If the classes have no names, or a value stands for none of them.
+    """
+    names, values = label.attrs.get("flag_meanings", "").split(), label.values
+    if not names:
+        raise DataError(
+            f"The classes of '{label.name}' have no names: list them in the entry's metadata "
+            "(classes), or set the attribute flag_meanings."
+        )
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not (low >= -1 and high < len(names)):
+        worst = high if high >= len(names) else low
+        raise DataError(
+            f"'{label.name}' has the value {worst:g}; its classes are 0 to {len(names) - 1} "
+            f"({', '.join(names)}), and -1 is unlabelled. Name the entry's classes, or its no-data "
+            "value, in the catalog."
+        )
+    counts = np.bincount(values.ravel().astype(np.int64) + 1, minlength=len(names) + 1)
+    return pd.Series(counts / max(values.size, 1), index=["unlabelled", *names])
 
 
 def confusion(observed: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:

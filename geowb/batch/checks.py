@@ -21,6 +21,8 @@ CHECKS = {
     "labels": "geowb.labels:check_labels",
     "weights": "geowb.models.registry:check_weights",
     "accelerator": "geowb.models.registry:check_accelerator",
+    "chip_size": "geowb.models.registry:check_chip_size",
+    "multiple": "geowb.batch.checks:check_multiple",
 }
 #: In the place of a value that is wrong, so that the rest of the request can be judged.
 WRONG = object()
@@ -125,6 +127,19 @@ _EXPECTED = {
     "list[int]": "a list of whole numbers: 1,2 or [1, 2] (list[int])",
     "list[float]": "a list of finite numbers: 0.1,2 or [0.1, 2] (list[float])",
 }
+
+
+def check_multiple(value: int, *, of: int, rule: str) -> list[str]:
+    """Say so if a number is no multiple of another parameter's; `rule` says what is wanted.
+
+    >>> check_multiple(32, of=5, rule="steps is a multiple of val_every")
+    ['steps is a multiple of val_every: 32 is none of 5; 30 and 35 are.']
+    """
+    if of < 1 or value % of == 0:
+        return []
+    below = value // of * of
+    near = f"{below} and {below + of} are" if below else f"{of} is"
+    return [f"{rule}: {value} is none of {of}; {near}."]
 
 
 def opening(study: Study, profile: str | None) -> list[str]:

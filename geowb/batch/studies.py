@@ -34,7 +34,9 @@ TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 
 #: What a study's metadata can say of a parameter; beside these, the arguments of its check.
 RULES = frozenset({"check", "choices", "empty", "min", "above", "max", "items", "role"})
-_ARGUMENTS = frozenset({"catalog", "variables", "bands", "labels", "crs", "selection", "model"})
+_ARGUMENTS = frozenset(
+    {"catalog", "variables", "bands", "labels", "crs", "selection", "model", "of", "rule"}
+)
 
 #: What the ``study`` entry can say: texts, and for the report lists of names.
 _ABOUT = {

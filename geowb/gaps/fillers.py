@@ -10,7 +10,8 @@ from torch import nn
 from geowb.bands import HLS6
 from geowb.errors import ModelError
 from geowb.models.masked import Reconstruction
-from geowb.models.wrapper import PixelModel, build
+from geowb.models.registry import spec
+from geowb.models.wrapper import PixelModel, build, statistics
 
 __all__ = ["RULES", "DateMean", "LinearInTime", "NetworkFiller", "TemporalNeighbour"]
 
@@ -155,16 +156,29 @@ class NetworkFiller(nn.Module):
 
     @classmethod
     def build(
-        cls, name: str, *, bands: Sequence[str] = HLS6, frames: int = 3, seed: int = 0
+        cls,
+        name: str,
+        *,
+        bands: Sequence[str] = HLS6,
+        frames: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> NetworkFiller:
-        """Build a model of `geowb.models.MODELS` for gap filling, with random weights."""
-        plain = build("unet", bands=bands).card  # its statistics
+        """Build a model of `geowb.models.MODELS` for gap filling, with random weights.
+
+        >>> NetworkFiller.build("unet", frames=3).card["weights"]
+        'random (seed 0)'
+
+        ``mean`` and ``std`` are band statistics in counts; by default the model's own.
+        """
+        mean, std = statistics(spec(name), bands, mean, std)
         return cls(
             build(
                 name,
                 bands=(*bands, _PLANE),
-                mean=(*plain["mean"], 0.0),
-                std=(*plain["std"], 1.0),
+                mean=(*mean, 0.0),
+                std=(*std, 1.0),
                 frames=frames,
                 outputs=len(bands) * frames,
                 seed=seed,

@@ -10,6 +10,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from geowb.errors import DataError
+from geowb.models.wrapper import placed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,26 +69,36 @@ def scores(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor) -> 
             f"filled {tuple(filled.shape)}, truth {tuple(truth.shape)} (batch, band, date, y, x) "
             f"and missing {tuple(missing.shape)} (batch, date, y, x) do not fit."
         )
-    made, true, gap, owner = _gapped(filled, truth, missing)
-    if not len(owner):
-        raise DataError("No known pixel is missing in these images: there is nothing to score.")
+    return _over_all(_sample_by_sample(filled, truth, missing))
 
-    def mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        return _mean_over(values, where, owner, len(truth))
+
+def _sample_by_sample(
+    filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor
+) -> pd.DataFrame:
+    """Give the scores that a sample has by itself."""
+    made, true, gap, owner = _gapped(filled, truth, missing)
+
+    def mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:
+        return _mean_over(values, where, owner, len(truth)).cpu().numpy()
 
     whole, mask = torch.ones_like(gap), gap[:, None]
-    cover = mean(mask.float(), whole)
-    mae = mean((made - true).abs(), gap)
     return pd.DataFrame(
         {
-            "cover": cover,
-            "mae_missing": mae,
-            "rmse_missing": mean((made - true).square(), gap).sqrt(),
+            "cover": mean(mask.float(), whole),
+            "mae_missing": mean((made - true).abs(), gap),
+            "rmse_missing": np.sqrt(mean((made - true).square(), gap)),
             "ssim_missing": mean(_ssim_map(made, true), gap),
             "ssim_published": mean(_ssim_map(made * mask, true * mask), whole),
-            "mae_published": mae * cover / cover.nanmean(),
         }
     )
+
+
+def _over_all(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the score that depends on all samples."""
+    if not table["cover"].notna().any():
+        raise DataError("No known pixel is missing in these images: there is nothing to score.")
+    weighed = table["mae_missing"] * table["cover"] / table["cover"].mean()
+    return table.assign(mae_published=weighed)
 
 
 def ssim_missing(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
@@ -97,25 +108,28 @@ def ssim_missing(filled: torch.Tensor, truth: torch.Tensor, missing: torch.Tenso
 
 
 @torch.no_grad()
-def measure(model: nn.Module, data: GapDataset, *, batch_size: int = 16) -> pd.DataFrame:
+def measure(
+    model: nn.Module, data: GapDataset, *, batch_size: int = 16, accelerator: str = "auto"
+) -> pd.DataFrame:
     """Fill the gaps of chips and score them: `scores`, with the chip's ``index``.
 
     >>> measure(model, val).ssim_missing.mean()  # doctest: +SKIP
     0.93
 
-    Gaps are those of ``data.plain()``: the same for every model.
+    Gaps are those of ``data.plain()``: the same for every model. `batch_size` chips are filled and
+    scored at a time, on the GPU if there is one and `accelerator` (``auto``, ``cpu``, ``gpu``) lets
+    it: a set of any size takes the memory of a batch.
     """
-    data, filled, truth, gaps = data.plain(), [], [], []
-    model.eval()
-    for first in range(0, len(data), batch_size):
-        batch = [data[i] for i in range(first, min(first + batch_size, len(data)))]
-        image = torch.stack([item["image"] for item in batch])
-        missing = torch.stack([item["missing"] for item in batch])
-        shown = image.masked_fill(missing[:, None], torch.nan)  # nothing can look at the truth
-        filled.append(model.fill(shown, missing).prediction)
-        truth.append(image)
-        gaps.append(missing)
-    table = scores(torch.cat(filled), torch.cat(truth), torch.cat(gaps))
+    data, tables = data.plain(), []
+    with placed(model, accelerator) as device:
+        for first in range(0, len(data), batch_size):
+            batch = [data[i] for i in range(first, min(first + batch_size, len(data)))]
+            image = torch.stack([item["image"] for item in batch]).to(device)
+            missing = torch.stack([item["missing"] for item in batch]).to(device)
+            shown = image.masked_fill(missing[:, None], torch.nan)  # nothing can look at the truth
+            made = model.fill(shown, missing).prediction
+            tables.append(_sample_by_sample(made, image, missing))
+    table = _over_all(pd.concat(tables, ignore_index=True))
     table.insert(0, "index", range(len(data)))
     return table
 

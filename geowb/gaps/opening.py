@@ -105,9 +105,17 @@ def _bands(scene: xr.Dataset, filler: nn.Module) -> list[Any]:
 def _days(scene: xr.Dataset) -> np.ndarray:
     """Dates in days; the positions if none is known."""
     count = scene.sizes["time"]
-    if "time" not in scene.coords or np.isnat(scene["time"].values).all():
+    if "time" not in scene.coords:
         return np.arange(float(count))
-    times = scene["time"].values.astype("datetime64[s]")
+    times = scene["time"].values
+    if times.dtype.kind != "M":
+        raise DataError(
+            f"The scene's time is of {times.dtype}, such as {times[0]!r}: dates are datetime64. "
+            "Give it some (scene.assign_coords(time=...)), or leave the coordinate out (drop_vars)."
+        )
+    times = times.astype("datetime64[s]")
+    if np.isnat(times).all():
+        return np.arange(float(count))
     if np.isnat(times).any():
         raise DataError("Some dates of the scene are NaT: give all of them, or none.")
     steps = np.diff(times)

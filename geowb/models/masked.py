@@ -343,7 +343,8 @@ def build_masked(name: str, *, weights: str | None = None, **options: Any) -> Ma
     ----------
     weights
         Of a Prithvi with its decoder: ``"pretrained"`` (the file that comes with geowb), a file or
-        ``hf://OWNER/REPOSITORY/FILE``; None or empty for random ones.
+        ``hf://OWNER/REPOSITORY/FILE``; None or empty for random ones. A file of geowb brings its
+        normalisation, unless `mean` and `std` are given.
 
     Raises
     ------
@@ -356,7 +357,8 @@ def build_masked(name: str, *, weights: str | None = None, **options: Any) -> Ma
 
         if not isinstance(model, MaskedPrithvi):
             raise ModelError(f"'{name}' takes no weights here: load its file (geowb.models.load).")
-        model.card["weights"], model.card["pretrained"] = load_masked_weights(model, weights)
+        free = [key for key in ("mean", "std") if options.get(key) is None]
+        model.card["weights"], model.card["pretrained"] = load_masked_weights(model, weights, free)
     return model
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "MODELS",
     "ModelSpec",
     "check_accelerator",
+    "check_chip_size",
     "check_weights",
     "encoder_tensors",
     "locate",
@@ -419,6 +420,20 @@ def _lacks(path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str) 
             f"{path} is not a checkpoint of '{model}': it has no {missing[0]}, for coordinates."
         ]
     return []
+
+
+def check_chip_size(value: int, *, model: str) -> list[str]:
+    """Say so if chips of this edge are not made of whole patches of a Prithvi.
+
+    >>> check_chip_size(60, model="prithvi_demo")
+    ["A chip of 60 pixels is not made of whole patches: those of 'prithvi_demo' have 8."]
+    """
+    patch = MODELS[model].encoder["patch_size"][1] if model in MODELS else 1
+    if value % patch == 0:
+        return []
+    return [
+        f"A chip of {value} pixels is not made of whole patches: those of '{model}' have {patch}."
+    ]
 
 
 def check_accelerator(value: str) -> list[str]:

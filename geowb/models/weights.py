@@ -76,15 +76,17 @@ def load_weights(
     return f"encoder from the {kind} {origin} ({card.get('weights', 'unknown')})", _trained(card)
 
 
-def load_masked_weights(model: MaskedModel, weights: str) -> tuple[str, bool]:
+def load_masked_weights(
+    model: MaskedModel, weights: str, free: Collection[str] = ("mean", "std")
+) -> tuple[str, bool]:
     """Load encoder and decoder into a masked model; return where they came from, and True.
 
     >>> load_masked_weights(model, "hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M")  # doctest: +SKIP
     ('masked model from hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M, sha256 ...', True)
 
     `weights` are what `geowb.models.registry.locate` knows: a masked model's file of geowb, with
-    its normalisation, or a published Prithvi with its decoder (the first's names or later ones).
-    The number of dates may differ.
+    those of its ``mean`` and ``std`` that are `free`, or a published Prithvi with its decoder (the
+    first's names or later ones). The number of dates may differ.
 
     Raises
     ------
@@ -106,9 +108,10 @@ def load_masked_weights(model: MaskedModel, weights: str) -> tuple[str, bool]:
             "model, or Prithvi's own."
         )
     state = {key: value for key, value in state.items() if not key.endswith("pos_embed")}
+    taken = {"mean", "std"} & state.keys() & {*free}
+    state = {k: v for k, v in state.items() if k in taken or k not in ("mean", "std")}
     fit_state(model, state, path, may_lack=_MADE)
-    if {"mean", "std"} <= state.keys():
-        model.card |= {key: card[key] for key in ("mean", "std") if key in card}
+    model.card |= {key: card[key] for key in taken if key in card}
     label = f"geowb's own {name}" if weights == "pretrained" else path.name
     origin = weights if weights.startswith("hf://") else label
     return f"masked model from {origin}, sha256 {sha256(path)[:16]}", True
