@@ -174,7 +174,12 @@ def install() -> None:
         pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         call([*pip, *local, "--require-hashes", "-r", first])
         uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
-        uv += ["--no-build-isolation", *(["--offline"] if offline else []), *local]
+        uv += [
+            "--no-build-isolation",
+            "--compile-bytecode",
+            *(["--offline"] if offline else []),
+            *local,
+        ]
         call([*uv, "--require-hashes", "-r", builders])
         call([*uv, "--require-hashes", "-r", LOCK])
         call([*uv, "--no-deps", "--editable", ROOT])

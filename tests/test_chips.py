@@ -258,6 +258,15 @@ def test_labels_without_an_image_are_dropped():
     assert int(kept.agb.notnull().sum()) == 255
 
 
+def test_class_labels_of_one_date_without_an_image_are_dropped():
+    image = xr.DataArray(np.ones((2, 2, 2)), dims=("band", "y", "x"))
+    image[:, 0, 0] = np.nan
+    label = xr.DataArray(np.ones((2, 2), np.int16), dims=("y", "x"))
+    one = xr.Dataset({"reflectance": image, "flood": label})
+    assert drop_unseen(one, "flood").flood.values.tolist() == [[-1, 1], [1, 1]]
+    assert drop_unseen(one, None) is one
+
+
 def test_examples_are_scenes_or_test_samples():
     samples = scene(16, 16).isel(time=0).expand_dims(sample=4)
     samples = samples.assign_coords(split=("sample", ["test", "train", "val", "test"]))

@@ -7,7 +7,15 @@ import torch
 import xarray as xr
 from torchmetrics import classification as tm
 
-from geowb.classes import class_table, confusion, confusions, difference, paired, with_interval
+from geowb.classes import (
+    class_table,
+    confusion,
+    confusions,
+    difference,
+    paired,
+    shares,
+    with_interval,
+)
 from geowb.errors import DataError
 
 NAMES = ["a", "b", "c", "never"]
@@ -121,3 +129,16 @@ def test_difference_map():
     assert found.attrs["flag_meanings"] == "dry_right water_right water_missed water_invented"
     many = difference(observed, made, classes=["a", "b", "c"])
     assert many.values.tolist() == [[0, 0, 1, 1, -1]]
+
+
+def test_shares_of_the_classes_and_labels_that_stand_for_none():
+    label = xr.DataArray(np.array([[0, 2], [2, -1]]), name="crop")
+    with pytest.raises(DataError, match="'crop' have no names"):
+        shares(label)
+    told = label.assign_attrs(flag_meanings="a b c")
+    assert shares(told).to_dict() == {"unlabelled": 0.25, "a": 0.25, "b": 0.0, "c": 0.5}
+    for wrong in (3, -2, 255):
+        with pytest.raises(
+            DataError, match=f"'crop' has the value {wrong}; its classes are 0 to 2"
+        ):
+            shares(told.where(told != 0, wrong))

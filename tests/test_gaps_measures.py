@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -270,3 +271,14 @@ def test_measure_hides_the_truth_and_knows_the_rules(masks: np.ndarray) -> None:
     assert line.mae_missing.max() < 1e-6
     assert line.ssim_missing.min() > 0.9999
     assert mean.mae_missing.min() > 0.01
+    assert (line["mae_published"] == line.mae_missing * line.cover / line.cover.mean()).all()
+
+
+def test_measure_by_batches_is_the_score_of_all_at_once(masks: np.ndarray) -> None:
+    scenes = {"a": _scene()}
+    data = GapDataset(scenes, clear_chips(scenes, 32), masks)
+    items = [data.plain()[i] for i in range(len(data))]
+    truth, missing = (torch.stack([item[key] for item in items]) for key in ("image", "missing"))
+    whole = scores(DateMean().fill(truth, missing).prediction, truth, missing)
+    parts = measure(DateMean(), data, batch_size=2)
+    pd.testing.assert_frame_equal(parts.drop(columns="index"), whole, rtol=1e-5)

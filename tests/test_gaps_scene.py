@@ -285,6 +285,8 @@ def _time(*days: str) -> np.ndarray:
         ({"time": ["2022-01-01", "2022-01-01", "2022-05-01"]}, None, "linear", DataError,
          "comes twice"),
         ({"time": ["2022-01-01", "NaT", "2022-05-01"]}, None, "linear", DataError, "are NaT"),
+        ({"numbers": [120, 150, 180]}, None, "linear", DataError, "time is of int64, such as"),
+        ({"numbers": ["March", "May", "July"]}, None, "linear", DataError, "dates are datetime64"),
         ({"isel": {"time": [1]}}, None, "prithvi_demo", DataError, "from 3 dates; the scene has 1"),
         ({"isel": {"time": [0, 1]}}, None, "prithvi_demo", DataError, "3 dates; the scene has 2"),
         ({"drop": "fmask"}, None, "linear", DataError, "no fmask and no mask"),
@@ -300,6 +302,7 @@ def test_bad_input_is_told(change, mask, model, error, told) -> None:
     scene = _scene()
     if "time" in change:
         scene["time"] = _time(*change["time"])
+    scene = scene.assign_coords({"time": change["numbers"]} if "numbers" in change else {})
     scene = scene.isel(change.get("isel", {})).drop_vars(change.get("drop", []))
     with pytest.raises(error, match=told) as caught:
         geowb.fill_gaps(scene, mask, model, progress=False)

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from terratorch.models.backbones import prithvi_vit
 
 from geowb.errors import ModelError, WeightsMismatch
 from geowb.models import build, load, save
 from geowb.models.masked import build_masked
 from geowb.models.registry import MODELS, SHIPPED
+from geowb.models.wrapper import terratorch
+
+# By geowb's own import: TerraTorch's lowers the precision of matrix products for the process.
+prithvi_vit = terratorch().models.backbones.prithvi_vit
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,15 @@ def test_geowbs_own_file_is_the_shipped_model():
         assert torch.equal(ours.state_dict()[key], value), key
     assert ours.card["mean"] == shipped.card["mean"]
     assert ours.card["pretrained"]
+
+
+def test_given_statistics_are_kept():
+    plain = build_masked("prithvi_demo", weights="pretrained")
+    ours = build_masked("prithvi_demo", weights="pretrained", mean=[1.0] * 6)
+    assert ours.card["mean"] == [1.0] * 6
+    assert ours.mean.flatten().tolist() == [1.0] * 6
+    assert ours.card["std"] == plain.card["std"]
+    assert torch.equal(ours.std, plain.std)
 
 
 def test_another_number_of_dates():

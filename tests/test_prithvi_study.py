@@ -109,6 +109,8 @@ def test_real_chips_run_end_to_end(tmp_path, task):
         ({"worlds": 2}, "worlds=2 is below the smallest value allowed, 3"),
         ({"decoder": "fpn"}, "decoder='fpn' is not a choice"),
         ({"shares": [0.0]}, "shares=0.0 is not above 0"),
+        ({"steps": 32}, "steps is a multiple of val_every: 32 is none of 6; 30 and 36 are."),
+        ({"chip_size": 60}, "A chip of 60 pixels is not made of whole patches"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_starts(asked, told):
