@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from results_pages import command, markdown, samples, spread, verdicts
 
-from geowb.batch import load_runs, load_study
-from geowb.batch.checks import as_text
-from geowb.batch.claims import grouped, judge, load_claims, unusual
-from geowb.batch.results import Record, read_runs
+from geowb.batch import load_runs
+from geowb.batch.results import Record
 
 PAGE = Path(__file__).parent / "biomass_results.md"
-PAPER = "2406.19888"
+STUDY, PAPER = "agb_transfer", "2406.19888"
 CURVES = (
     (
         "few_shot",
@@ -45,19 +44,6 @@ CURVES = (
         "share",
     ),
 )
-
-
-def markdown(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
-    """Write a table."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def spread(values: pd.Series, form: str = "{:.1f}") -> str:
-    """Mean, and the value of each seed."""
-    each = ", ".join(form.format(value) for value in values)
-    return f"**{form.format(values.mean())}** ({each})"
 
 
 def arms_of(runs: pd.DataFrame) -> list[str]:
@@ -112,19 +98,6 @@ def ratios(runs: pd.DataFrame) -> str:
     return markdown(rows, ["", *kinds])
 
 
-def verdicts(folder: Path) -> str:
-    """One row a claim of the paper that the runs can test."""
-    rows = []
-    for found in judge({PAPER: load_claims()[PAPER]}, folder):
-        if not found.values:
-            continue
-        values = ", ".join(f"{value['value']:.3g}" for value in found.values)
-        interval = "{:.3g} to {:.3g}".format(*found.interval) if found.interval else ""
-        about, verdict = found.about, f"**{found.verdict}**"
-        rows.append([about.says, about.quantity, about.holds.words(), values, interval, verdict])
-    return markdown(rows, ["claim", "quantity", "holds", "each seed", "95 % interval", "verdict"])
-
-
 def transfer(runs: pd.DataFrame) -> str:
     """Matrices of RMSE, trained by tested, the mean over seeds."""
     names = [name.split("/")[1:] for name in runs if name.startswith("transfer/")]
@@ -167,19 +140,10 @@ def linear(folder: Path) -> str:
 
 def sample(folder: Path) -> list[Record]:
     """Find the runs of the profile full that differ in their seed only, or end the program."""
-    done = [r for r in read_runs(folder) if r.status == "done" and r.profile == "full"]
-    groups = grouped(done)
-    if len(groups) != 1 or len({r.notebook_sha256 for r in done}) != 1:
-        sys.exit(f"{folder} holds {len(done)} full runs in {len(groups)} groups; one is wanted.")
-    return sorted(groups[0][0], key=lambda run: run.parameters["seed"])
-
-
-def command(records: list[Record]) -> tuple[str, str]:
-    """Say what makes such runs, and of which seeds."""
-    changed = unusual(records[0], load_study("agb_transfer"))
-    words = "".join(f" -p '{name}={as_text(changed[name])}'" for name in changed if name != "seed")
-    seeds = ",".join(str(run.parameters["seed"]) for run in records)
-    return f"geowb sweep agb_transfer --profile full{words}", seeds
+    groups = samples(folder)
+    if len(groups) != 1:
+        sys.exit(f"{folder} holds full runs of {len(groups)} requests; one is wanted.")
+    return groups[0]
 
 
 def main(folder: Path, more: Path | None = None) -> None:
@@ -188,7 +152,7 @@ def main(folder: Path, more: Path | None = None) -> None:
     table = load_runs(folder).set_index("path")
     runs = table.loc[[run.path for run in records]].reset_index()
     one = json.loads((Path(records[0].path) / "run.json").read_text("utf-8"))
-    words, seeds = command(records)
+    words, seeds = command(records, STUDY)
     minutes = ", ".join(f"{seconds / 60:.0f}" for seconds in runs["seconds"])
     parts = [
         f"""# What the biomass study shows on the world
@@ -212,7 +176,7 @@ Beside each other, RMSE of the first over RMSE of the second:
 {ratios(runs)}
 ## The paper's claims
 
-{verdicts(folder)}"""
+{verdicts(PAPER, folder)}"""
     ]
     if any(name.startswith("transfer/") for name in runs):
         parts.append(
@@ -225,14 +189,14 @@ RMSE of a model trained in one eco-region (rows) in the test blocks of another (
         if any(name.startswith(f"{metric}/") for name in runs):
             parts.append(f"## {title}\n\n{text}\n\n{curve(runs, metric, what)}")
     if more:
-        words, seeds = command(sample(more))
+        words, seeds = command(sample(more), STUDY)
         parts.append(
             f"""## One linear layer, more seeds
 
 RMSE over the labelled pixels of the test blocks: `{words} -p seed={seeds}`.
 
 {linear(more)}
-{verdicts(more)}"""
+{verdicts(PAPER, more)}"""
         )
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(PAGE)

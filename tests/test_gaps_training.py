@@ -10,7 +10,7 @@ import xarray as xr
 from geowb.gaps import Adversarial, GapDataset, GapFilling, NetworkFiller, clear_chips, measure
 from geowb.models.cgan import build_cgan
 from geowb.models.masked import build_masked
-from geowb.train import fit
+from geowb.train import fit, steps_an_epoch
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,11 @@ def test_training_improves_and_repeats(build, task, rate, data: GapDataset) -> N
     assert fits[0].val_score == pytest.approx(history["val_ssim"].max())
     assert fits[0].val_score == pytest.approx(found.ssim_missing.mean(), abs=1e-4)
     assert np.array_equal(history["val_ssim"], fits[1].history["val_ssim"])
+
+
+def test_steps_of_an_epoch_of_chips_without_labels(data: GapDataset) -> None:
+    assert steps_an_epoch(data, 4, GapFilling) == 2
+    assert steps_an_epoch(data, 7, GapFilling) == 1  # a chip alone is no batch
 
 
 class _Probe(torch.nn.Module):

@@ -79,7 +79,9 @@ class _Progress(Callback):
         left = seconds / done * (self._whole - done)
         bar = "#" * round(20 * done / self._whole)
         name, number = self._task.told.split(" ", 1)
-        words = {f"train_{self._task.score}": "train", f"val_{self._task.score}": "validation"}
+        words = {f"val_{self._task.score}": "validation"}
+        if self._unit == "epoch":  # else it would be of the epoch before
+            words = {f"train_{self._task.score}": "train", **words}
         told = [
             f"{word} {number.format(scores[key])}" for key, word in words.items() if key in scores
         ]
@@ -95,11 +97,12 @@ class Fit:
     """A trained model and what its training took.
 
     ``model`` is in eval mode, with the weights of the ``kept_epoch``; ``history`` has a row a
-    validation (epoch, step, and of the score, such as rmse, train_rmse and val_rmse); ``seconds``
-    is the time of training and validation; ``peak_memory_mb`` is the memory of weights, gradients,
-    optimiser state and activations at its peak, in MB (1e6 bytes), NaN where it is not measured
-    (Apple's GPUs); ``keep`` says which was kept, the ``best`` or the ``last``; ``score`` and
-    ``mode`` name the score and say whether its ``min`` or ``max`` is best.
+    validation: epoch, step, and of the score, such as rmse, val_rmse and train_rmse, which is that
+    of the last whole epoch; ``seconds`` is the time of training and validation;
+    ``peak_memory_mb`` is the memory of weights, gradients, optimiser state and activations at its
+    peak, in MB (1e6 bytes), NaN where it is not measured (Apple's GPUs); ``keep`` says which was
+    kept, the ``best`` or the ``last``; ``score`` and ``mode`` name the score and say whether its
+    ``min`` or ``max`` is best.
     """
 
     model: torch.nn.Module
@@ -343,15 +346,16 @@ def _one_left(data: ChipDataset, batch_size: int) -> bool:
     return len(data) % batch_size == 1
 
 
-def steps_an_epoch(train: ChipDataset, batch_size: int) -> int:
+def steps_an_epoch(train: ChipDataset, batch_size: int, task: type[Task] = Regression) -> int:
     """Training steps that `fit` makes of these chips in an epoch.
 
     >>> steps_an_epoch(train, 16)  # doctest: +SKIP
     7
 
-    Chips without a label are left out, and so is a chip that would be a batch alone.
+    Chips that the task cannot learn from (without a label) are left out, and so is a chip that
+    would be a batch alone.
     """
-    data = train.labelled_only()
+    data = task.ready(train, None)
     return math.ceil(len(data) / batch_size) - _one_left(data, batch_size)
 
 
