@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geowb.batch.asked import Range, item, items
-from geowb.batch.checks import CHECKS, as_text, preflight
+from geowb.batch.checks import CHECKS, as_text, preflight, profile_values
 from geowb.batch.grid import LARGEST, check, plan
 from geowb.batch.studies import Parameter, load_study
 from geowb.errors import RequestError
@@ -43,7 +43,12 @@ RULES = {
     "epochs": {"min": 1},
     "encoder": {"choices": ["swin", "unet", "unet_resnet18"]},
 }
-PROFILES = {"teaching": {"epochs": 5, "lr": 0.01, "seed": 7}, "broken": {"epochs": 0}}
+BY_ENCODER = {"by": "encoder", "swin": 9, "else": 4}
+PROFILES = {
+    "long": {"epochs": BY_ENCODER, "lr": 0.01},
+    "teaching": {"epochs": 5, "lr": 0.01, "seed": 7},
+    "broken": {"epochs": 0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -632,3 +637,26 @@ def test_a_range_is_not_made_before_it_is_used():
     assert found.count == 10**300 + 1
     assert math.isclose(next(iter(found)), 0.0)
     assert found.step == Fraction(1)
+
+
+# Values of a profile that depend on another parameter
+
+
+def test_a_profiles_value_may_depend_on_another_parameter(study):
+    found = plan(study, {"encoder": "swin,unet", "lr": [0.1]}, profile="long")
+    assert column(found, "epochs") == [9, 4]
+    assert column(plan(study, {"encoder": "swin", "epochs": "2"}, profile="long"), "epochs") == [2]
+    assert profile_values(study, "long", {"encoder": "unet"}) == {"epochs": 4, "lr": 0.01}
+
+
+def test_each_of_the_values_that_a_profile_may_have_is_judged(tmp_path, write_study):
+    profiles = {"wrong": {"epochs": {"by": "encoder", "swin": 0, "else": 4}}}
+    bad = load_study(write_study(tmp_path / "tiny.ipynb", CELL, rules=RULES, profiles=profiles))
+    assert "epochs=0 is below the smallest value" in told(bad, {"encoder": "unet"}, profile="wrong")
+
+
+@pytest.mark.parametrize("rule", [{"by": "encodr", "else": 1}, {"by": "encoder", "swin": 1}, {}])
+def test_what_a_profile_goes_by_must_be_there_and_complete(tmp_path, write_study, rule):
+    profiles = {"wrong": {"epochs": rule}}
+    bad = load_study(write_study(tmp_path / "tiny.ipynb", CELL, rules=RULES, profiles=profiles))
+    assert "that must be another parameter, and 'else' must say" in told(bad, {})

@@ -6,14 +6,14 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from geowb.batch.studies import RULES, TYPES, Parameter, Study, load_study
 from geowb.errors import GeowbError, RequestError, did_you_mean
 
-__all__ = ["CHECKS", "as_text", "convert", "preflight"]
+__all__ = ["CHECKS", "as_text", "convert", "preflight", "profile_values"]
 
 #: Checks of other rooms that a study's metadata can name, imported when one does.
 CHECKS = {
@@ -162,19 +162,33 @@ def starting_values(
             values[parameter.name] = _default(parameter)
     for name, value in study.profiles.get(profile, {}).items():
         if name not in given:
-            values[name] = requested(study, name, value, wrong)
+            values[name] = _each(value, lambda v, name=name: requested(study, name, v, wrong))
     problems += [f"{problem} The profile '{profile}' sets it." for problem in wrong]
     return values
 
 
+def profile_values(study: Study, profile: str | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a profile sets; where that depends on another parameter, on its value in `values`.
+
+    >>> profile_values(load_study("prithvi_tasks"), "full", {"task": "crop"})["worlds"]
+    ... # doctest: +SKIP
+    18
+    """
+    rules = study.profiles.get(profile, {})
+    return {name: _chosen(rule, values) if _by(rule) else rule for name, rule in rules.items()}
+
+
 def filled(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put in the place of empty values what the rule ``empty`` says, such as a task's own data.
+    """Resolve what depends on other parameters: values of a profile, and empty ones.
+
+    In the place of an empty value comes what the rule ``empty`` says, such as a task's own data.
 
     >>> values = filled(load_study("prithvi_tasks"), {"task": "flood", "data": ""})
     ... # doctest: +SKIP
     >>> values["data"]  # doctest: +SKIP
     'world_floods'
     """
+    values = {name: _chosen(v, values) if _by(v) else v for name, v in values.items()}
     rules = {name: p.rules["empty"] for name, p in study.parameters.items() if "empty" in p.rules}
     open_ones = {name: rule for name, rule in rules.items() if values.get(name, WRONG) in ("", [])}
     return {**values, **{name: _resolved(rule, values) for name, rule in open_ones.items()}}
@@ -335,12 +349,30 @@ def _references(rule: Any, values: Mapping[str, Any]) -> set[str]:
 
 
 def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(value, dict) and "by" in value:  # one rule for each choice of a parameter
-        chosen = values.get(value["by"])
-        return _resolved(value.get(chosen, ""), values) if isinstance(chosen, str) else ""
+    if _by(value):  # one rule for each choice of a parameter
+        return _resolved(_chosen(value, values), values)
     if isinstance(value, dict):
         return {key: _resolved(item, values) for key, item in value.items()}
     return values.get(value, value) if isinstance(value, str) else value
+
+
+def _by(value: Any) -> bool:
+    """Whether something depends on the value of another parameter: ``{"by": "task", ...}``."""
+    return isinstance(value, Mapping) and "by" in value
+
+
+def _chosen(rule: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Pick what a rule has for the value of the parameter that it goes by."""
+    chosen, other = values.get(rule["by"]), rule.get("else", "")
+    return rule.get(chosen, other) if isinstance(chosen, str) else other
+
+
+def _each(value: Any, make: Callable[[Any], Any]) -> Any:
+    """Make something of a value, or of each that it may be by another parameter."""
+    if not _by(value):
+        return make(value)
+    made = {key: item if key == "by" else make(item) for key, item in value.items()}
+    return WRONG if any(item is WRONG for item in made.values()) else made
 
 
 def _answer(parameter: Parameter, value: Any, arguments: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geowb.batch.checks import as_text
+from geowb.batch.checks import as_text, profile_values
 from geowb.batch.ledger import Claim, Condition, Paper, load_claims
 from geowb.batch.results import TECHNICAL, Record, number, read_runs
 
@@ -263,7 +263,7 @@ def unusual(run: Record, study: Study) -> dict[str, Any]:
     {'seed': 3}
     """
     usual = {p.name: p.default for p in study.parameters.values()}
-    usual |= study.profiles.get(run.profile, {})
+    usual |= profile_values(study, run.profile, run.parameters)
     return {
         name: value
         for name, value in run.parameters.items()
@@ -293,7 +293,7 @@ def _command(study: Study, claim: Claim) -> str:
     wanted = dict(claim.where)
     profile = wanted.pop("profile").example("profile") if "profile" in wanted else None
     values = {p.name: p.default for p in study.parameters.values()}
-    values |= study.profiles.get(profile, {})
+    values |= profile_values(study, profile, values)
     if "data" in values and not claim.counted:
         wanted.setdefault("data", Condition(one_of=claim.data))
     words = ["geowb", "run" if claim.exact else "sweep", study.name]

@@ -252,6 +252,13 @@ def _block_problems(block: Mapping[str, Any], names: set[str]) -> list[str]:
             for name in values
             if name not in names
         ]
+        problems += [
+            f"Its profile '{profile}' sets '{name}' by '{value.get('by')}': that must be another "
+            "parameter, and 'else' must say what the value is for its other choices."
+            for name, value in values.items()
+            if isinstance(value, Mapping)
+            and (value.get("by") not in names - {name} or "else" not in value)
+        ]
     return problems + _about_problems(block.get("study", {}))
 
 

@@ -241,12 +241,22 @@ def _show_study(name: str) -> None:
     if study.profiles:
         typer.echo()
         shown = (
-            (profile, ", ".join(f"{k}={as_text(v)}" for k, v in values.items()) or "the defaults")
+            (profile, ", ".join(f"{k}={_told(v)}" for k, v in values.items()) or "the defaults")
             for profile, values in study.profiles.items()
         )
         table(("profile", "sets"), shown)
     for problem in study.problems:
         typer.echo(problem, err=True)
+
+
+def _told(value: Any) -> str:
+    """Write a profile's value; one that depends on another parameter, with what it depends on."""
+    from geowb.batch import as_text
+
+    if not (isinstance(value, Mapping) and "by" in value):
+        return as_text(value)
+    others = [f"{as_text(v)} where {value['by']} is {k}" for k, v in value.items() if k != "by"]
+    return "; ".join(others).replace(f" where {value['by']} is else", " else")
 
 
 def _limits(rules: Mapping[str, Any]) -> str:
