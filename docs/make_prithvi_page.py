@@ -1,10 +1,11 @@
 """Write docs/prithvi_results.md: what runs of the study of four tasks show, as tables.
 
-.venv/bin/python docs/make_prithvi_page.py runs/prithvi_tasks runs/prithvi_linear
+.venv/bin/python docs/make_prithvi_page.py
 
-The first folder holds runs of the profile full of each task that differ in their seed only; the
-second, if there is one, the same with another decoder:
+The runs are those of docs/runs/prithvi_tasks (docs/keep_runs.py copied them there), or of a folder
+that is given: of each task those of the profile full that differ in their seed only, made by
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=gap_filling,flood,burn_scar,crop
+A second folder may hold the same with another decoder:
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=flood,burn_scar,crop \
     -p decoder=linear -p 'arms=["prithvi", "random"]' -p 'few=[]' --out runs/prithvi_linear
 """
@@ -210,4 +211,4 @@ With one linear layer on four blocks in place of the published neck and head.
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:] or ["runs/prithvi_tasks"]))
+    main(*map(Path, sys.argv[1:] or [PAGE.parent / "runs" / STUDY]))

@@ -47,9 +47,10 @@ def verdicts(paper: str, folder: Path, by: str = "") -> str:
 def samples(folder: Path) -> list[list[Record]]:
     """Find the runs of the profile full that differ in their seed only, a list a request."""
     done = [r for r in read_runs(folder) if r.status == "done" and r.profile == "full"]
-    if len({r.notebook_sha256 for r in done}) != 1:
-        sys.exit(f"{folder} holds {len(done)} full runs, not all of one notebook.")
-    return [sorted(runs, key=lambda run: run.parameters["seed"]) for runs, _ in grouped(done)]
+    groups = [sorted(runs, key=lambda run: run.parameters["seed"]) for runs, _ in grouped(done)]
+    if not groups or any(len({run.notebook_sha256 for run in runs}) != 1 for runs in groups):
+        sys.exit(f"{folder} holds {len(done)} full runs, not all of a group of one notebook.")
+    return groups
 
 
 def command(records: list[Record], study: str) -> tuple[str, str]:

@@ -106,6 +106,7 @@ def known_mask(scene: xr.Dataset, *, above: float = 20.0) -> xr.DataArray | None
     >>> geowb.fill_gaps(scene, known_mask(scene))  # doctest: +SKIP
 
     By ``cloud_probability`` where the scene has one, missing above so many per cent; else None, by
-    which `geowb.fill_gaps` looks at ``fmask``.
+    which `geowb.fill_gaps` looks at ``fmask``. (`cut_masks`, which wants the shapes of clouds,
+    takes 50 %: here a clear pixel that is filled costs less than a cloud that stays.)
     """
     return scene["cloud_probability"] > above if "cloud_probability" in scene else None
