@@ -194,7 +194,7 @@ def what_split_shows(chips: pd.DataFrame) -> str:
         out = chips[chips["split"] == "test"]["scene"].nunique()
         return (
             f"{places} scenes, each in one split as a whole: the test shows how well a model does "
-            f"in {out} {'scene' if out == 1 else 'scenes'} of the same kind that it has seen nothing of."
+            f"in {out} scene{'s' * (out != 1)} of the same kind that it has seen nothing of."
         )
     blocks = f"split into blocks of {int(chips['side'].iloc[0])} x {int(chips['side'].iloc[0])}"
     if places == 1:
