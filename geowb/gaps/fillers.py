@@ -39,10 +39,11 @@ class _Rule(nn.Module):
         """
         gap = _gap(x, missing)
         days = torch.arange(x.shape[2]) if days is None else torch.as_tensor(days)
+        days = days.double().to(x.device)
         if len(days) != x.shape[2]:
             raise ModelError(f"There are {len(days)} days for {x.shape[2]} dates.")
         shown = x.masked_fill(gap, torch.nan)
-        made = self._rule(shown, days.double())
+        made = self._rule(shown, days)
         made = torch.where(torch.isnan(made), _date_mean(shown), made)
         wanted = gap & torch.isfinite(x)
         square = (made - x.nan_to_num()).square() * wanted
@@ -224,7 +225,7 @@ def _carried(
     shown: torch.Tensor, days: torch.Tensor, order: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Last value that was shown up to each date in this order, and its day."""
-    values, when = shown.clone(), torch.full(shown.shape, torch.nan, dtype=days.dtype)
+    values, when = shown.clone(), torch.full_like(shown, torch.nan, dtype=days.dtype)
     last = None
     for at in order:
         there = ~torch.isnan(shown[:, :, at])
