@@ -16,7 +16,8 @@ from scipy.stats import t, ttest_1samp
 from test_batch_results import REAL, WORLD, write_run
 
 import geowb
-from geowb.batch.claims import judge, load_claims, statistics
+from geowb.batch.checks import preflight
+from geowb.batch.claims import judge, load_claims, statistics, unusual
 from geowb.batch.ledger import Condition, Paper, Rule
 from geowb.batch.results import BASE, Record, read_runs
 from geowb.batch.studies import load_study
@@ -724,3 +725,17 @@ def test_claims_on_studies_that_exist_name_parameters_and_metrics_that_they_have
                 known.append(made and any(re.fullmatch(p, metric) for p in patterns))
                 assert known[-1] or claim.awaits, f"{name}: {metric} is recorded nowhere"
             assert not (all(known) and claim.awaits), f"{name} awaits what is there"
+
+
+def test_a_tasks_own_data_and_a_profiles_own_values_are_not_unusual(tmp_path):
+    study = load_study("prithvi_tasks")
+    for task in ("flood", "crop"):
+        _, values = preflight(study, {"task": task, "seed": 2}, profile="full")
+        write_run(tmp_path / task, {}, study=study.name, profile="full", parameters=values)
+        (run,) = read_runs(tmp_path / task)
+        told = {"seed": 2} if task == "flood" else {"task": "crop", "seed": 2}
+        assert unusual(run, study) == told
+    other = {**values, "data": "crop_chip", "worlds": 6}
+    write_run(tmp_path / "other", {}, study=study.name, profile="full", parameters=other)
+    (run,) = read_runs(tmp_path / "other")
+    assert unusual(run, study).keys() == {"task", "seed", "data", "worlds"}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geowb.batch.checks import as_text, profile_values
+from geowb.batch.checks import as_text, filled, profile_values
 from geowb.batch.ledger import Claim, Condition, Paper, load_claims
 from geowb.batch.results import TECHNICAL, Record, number, read_runs
 
@@ -264,6 +264,9 @@ def unusual(run: Record, study: Study) -> dict[str, Any]:
     """
     usual = {p.name: p.default for p in study.parameters.values()}
     usual |= profile_values(study, run.profile, run.parameters)
+    empty = {n: usual[n] for n, p in study.parameters.items() if "empty" in p.rules and n in usual}
+    meant = filled(study, run.parameters | empty)
+    usual |= {name: meant[name] for name in empty}
     return {
         name: value
         for name, value in run.parameters.items()
