@@ -29,14 +29,14 @@ def spread(values: pd.Series, form: str = "{:.1f}") -> str:
 
 def verdicts(paper: str, folder: Path, by: str = "") -> str:
     """One row a claim of a paper that the runs can test, and a value of the parameter `by`."""
-    rows, first = [], {run.path: run for run in read_runs(folder)}
+    rows, runs = [], {str(run.path): run for run in read_runs(folder)}
     for found in judge({paper: load_claims()[paper]}, folder):
         if not found.values:
             continue
         values = ", ".join(f"{value['value']:.3g}" for value in found.values)
         interval = "{:.3g} to {:.3g}".format(*found.interval) if found.interval else ""
         about, verdict = found.about, f"**{found.verdict}**"
-        own = [first[Path(found.values[0]["run"])].parameters[by]] if by else []
+        own = [runs[str(found.values[0]["run"])].parameters[by]] if by else []
         told = [about.says, about.quantity, *own, about.holds.words(), values, interval, verdict]
         rows.append(told)
     extra = [by] if by else []

@@ -1,0 +1,53 @@
+"""Pages of results are what their scripts make of the kept records."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from geowb.batch import load_study
+from geowb.batch.results import read_runs
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def page(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_prithvi_page
+
+    monkeypatch.setattr(make_prithvi_page, "PAGE", tmp_path / "page.md")
+    yield make_prithvi_page
+    for name in ("make_prithvi_page", "results_pages"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_of_the_four_tasks_is_made_of_the_kept_runs(page, capsys):
+    page.main(DOCS / "runs" / "prithvi_tasks")
+    assert page.PAGE.read_text() == (DOCS / "prithvi_results.md").read_text()
+
+
+def test_kept_runs_are_done_full_and_say_nothing_of_the_machine():
+    runs = read_runs(DOCS / "runs" / "prithvi_tasks")
+    names = load_study("prithvi_tasks").parameters
+    assert runs
+    for run in runs:
+        assert (run.status, run.profile) == ("done", "full")
+        assert run.parameters.keys() <= names.keys()
+        record = json.loads((Path(run.path) / "run.json").read_text())
+        assert not {"host", "cwd", "pid", "notebook", "platform"} & record.keys()
+
+
+def test_a_steps_row_says_what_holds_in_each_seed(page):
+    import pandas as pd
+
+    runs = pd.DataFrame(
+        {
+            "steps/prithvi/to-95": [10.0, 20.0, 40.0],
+            "steps/random/to-95": [40.0, 40.0, 40.0],
+            "steps/score-to-reach": [0.8, 0.8, 0.8],
+        }
+    )
+    assert "| **0.58** (0.25, 0.50, 1.00) | in 2 of 3 |" in page.steps({"flood": runs})
+    assert "| yes |" in page.steps({"flood": runs.head(2)})
