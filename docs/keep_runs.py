@@ -1,9 +1,9 @@
 """Keep what pages of results are made from: the records of runs, without their models and pictures.
 
-.venv/bin/python docs/keep_runs.py runs/prithvi_tasks/*full*
+.venv/bin/python docs/keep_runs.py prithvi_tasks runs/prithvi_tasks/*
 
-Writes docs/runs/STUDY/RUN/run.json and metrics.json: parameters, versions, data, timings and
-metrics, without the names of the machine and of its folders. `geowb report docs/runs/STUDY` and
+Writes docs/runs/NAME/RUN/run.json and metrics.json: parameters, versions, data, timings and
+metrics, without the names of the machine and of its folders. `geowb report docs/runs/NAME` and
 `geowb.batch.load_runs` read them as any folder of runs.
 """
 
@@ -18,20 +18,20 @@ KEPT = Path(__file__).parent / "runs"
 _LEFT_OUT = {"host", "pid", "cwd", "notebook", "platform", "kernel", "timeout"}
 
 
-def keep(folder: Path) -> None:
+def keep(name: str, folder: Path) -> None:
     """Copy one run's record; a run that failed is told and left out."""
     record = json.loads((folder / "run.json").read_text("utf-8"))
     if record["status"] != "done":
         print(f"{folder.name}: {record['status']}, left out")
         return
-    target = KEPT / record["study"] / folder.name
+    target = KEPT / name / folder.name
     target.mkdir(parents=True, exist_ok=True)
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
-    for name, content in (("run.json", kept), ("metrics.json", metrics)):
-        (target / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    kept = {key: value for key, value in record.items() if key not in _LEFT_OUT}
+    for file, content in (("run.json", kept), ("metrics.json", metrics)):
+        (target / file).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        keep(Path(argument))
+    for argument in sys.argv[2:]:
+        keep(sys.argv[1], Path(argument))
