@@ -161,8 +161,8 @@ One region is held out of fine-tuning (not for crops, which have one only); the 
 pretrained on other worlds of all three Brazilian regions, the held-out one included.
 The profile was chosen by trials on seed 10.
 The numbers are of a simulated world and of a model of 2.7 million parameters, trained for
-{first.parameters["steps"]} steps of {first.parameters["batch_size"]} chips (crops: more): their size
-cannot be compared with the paper's.
+{first.parameters["steps"]} steps of {first.parameters["batch_size"]} chips (crops: more): their
+size cannot be compared with the paper's.
 {"" if "crop" in tasks else "Crops are not judged yet."}
 
 {how(tasks, records)}
