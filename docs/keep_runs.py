@@ -2,8 +2,8 @@
 
 .venv/bin/python docs/keep_runs.py prithvi_tasks runs/prithvi_tasks/*
 
-Writes docs/runs/NAME/RUN/run.json and metrics.json: parameters, versions, data, timings and
-metrics, without the names of the machine and of its folders. `geowb report docs/runs/NAME` and
+Writes docs/records/NAME/RUN/run.json and metrics.json: parameters, versions, data, timings and
+metrics, without the names of the machine and of its folders. `geowb report docs/records/NAME` and
 `geowb.batch.load_runs` read them as any folder of runs.
 """
 
@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-KEPT = Path(__file__).parent / "runs"
+KEPT = Path(__file__).parent / "records"
 #: What says more of the machine than of the run.
 _LEFT_OUT = {"host", "pid", "cwd", "notebook", "platform", "kernel", "timeout"}
 

@@ -2,7 +2,7 @@
 
 .venv/bin/python docs/make_prithvi_page.py
 
-The runs are those of docs/runs/prithvi_tasks (docs/keep_runs.py copied them there), or of a folder
+The runs are those of docs/records/prithvi_tasks (docs/keep_runs.py copied them there), or of a folder
 that is given: of each task those of the profile full that differ in their seed only, made by
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=gap_filling,flood,burn_scar,crop
 A second folder may hold the same with another decoder:
@@ -216,4 +216,4 @@ With one linear layer on four blocks in place of the published neck and head.
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:] or [PAGE.parent / "runs" / STUDY]))
+    main(*map(Path, sys.argv[1:] or [PAGE.parent / "records" / STUDY]))

@@ -17,6 +17,7 @@ IMPORT_NAMES = {
     "segmentation-models-pytorch": "segmentation_models_pytorch",
     "pre-commit": "pre_commit",
     "pytest-xdist": "xdist",
+    "scikit-learn": "sklearn",
 }
 #: Packages of extras that a package of the core itself brings along.
 IN_CORE = {"setuptools"}
