@@ -2,8 +2,8 @@
 
 .venv/bin/python docs/make_prithvi_page.py
 
-The runs are those of docs/records/prithvi_tasks (docs/keep_runs.py copied them there), or of a folder
-that is given: of each task those of the profile full that differ in their seed only, made by
+The runs are those of docs/records/prithvi_tasks (docs/keep_runs.py copied them there), or of a
+folder that is given: of each task those of the profile full that differ in their seed only, made by
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=gap_filling,flood,burn_scar,crop
 A second folder may hold the same with another decoder:
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=flood,burn_scar,crop \
