@@ -27,9 +27,16 @@ STUDY, PAPER = "prithvi_tasks", "2310.18660"
 TASKS = ("gap_filling", "flood", "burn_scar", "crop")
 SEGMENTATION = TASKS[1:]
 SHARES = ("100", "50", "25", "10", "5")
-LABEL = {
-    "gap_filling": "SSIM on missing pixels",
-    **dict.fromkeys(SEGMENTATION, "mean IoU"),
+CLASSES = {
+    "mean IoU": ("score/{}/labels-100", "{:.3f}"),
+    "mean accuracy (%)": ("accuracy/{}/mean", "{:.1f}"),
+    "mean IoU, unseen region": ("score/{}/unseen", "{:.3f}"),
+}
+GAPS = {
+    "SSIM, missing": ("ssim/{}/missing", "{:.3f}"),
+    "MAE, missing (reflectance)": ("mae/{}/missing", "{:.4f}"),
+    "SSIM as published": ("ssim/{}/published", "{:.3f}"),
+    "SSIM, missing, unseen region": ("score/{}/unseen", "{:.3f}"),
 }
 
 
@@ -43,15 +50,9 @@ def of(runs: pd.DataFrame, metric: str) -> pd.Series:
     return runs[metric] if metric in runs else pd.Series(float("nan"), index=runs.index)
 
 
-def scores(runs: pd.DataFrame) -> str:
-    """One row an arm of a segmentation task."""
-    columns = {
-        "mean IoU": ("score/{}/labels-100", "{:.3f}"),
-        "mean accuracy (%)": ("accuracy/{}/mean", "{:.1f}"),
-        "mean IoU, unseen region": ("score/{}/unseen", "{:.3f}"),
-    }
-    held_out = any(name.endswith("/unseen") for name in runs)
-    shown = {k: v for k, v in columns.items() if held_out or "unseen" not in k}
+def scores(runs: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> str:
+    """One row an arm or a rule: the rates that validation chose, and what it scores."""
+    shown = {k: v for k, v in columns.items() if any(v[0].format(a) in runs for a in arms_of(runs))}
     rows = []
     for arm in arms_of(runs):
         tried = f"learning_rate/{arm}"
@@ -59,23 +60,6 @@ def scores(runs: pd.DataFrame) -> str:
         values = [spread(of(runs, metric.format(arm)), form) for metric, form in shown.values()]
         rows.append([f"`{arm}`", rates, *values])
     return markdown(rows, ["", "rates chosen", *shown])
-
-
-def fillings(runs: pd.DataFrame) -> str:
-    """One row an arm or a rule of gap filling."""
-    columns = {
-        "SSIM, missing": ("ssim/{}/missing", "{:.3f}"),
-        "MAE, missing (reflectance)": ("mae/{}/missing", "{:.4f}"),
-        "SSIM as published": ("ssim/{}/published", "{:.3f}"),
-        "SSIM, missing, unseen region": ("score/{}/unseen", "{:.3f}"),
-    }
-    rows = []
-    for arm in arms_of(runs):
-        tried = f"learning_rate/{arm}"
-        rates = ", ".join(f"{rate:g}" for rate in runs[tried]) if tried in runs else "-"
-        values = [spread(of(runs, metric.format(arm)), form) for metric, form in columns.values()]
-        rows.append([f"`{arm}`", rates, *values])
-    return markdown(rows, ["", "rates chosen", *columns])
 
 
 def steps(tasks: dict[str, pd.DataFrame]) -> str:
@@ -177,10 +161,12 @@ that are decoded from the last block have to learn these first.
 """
     ]
     if "gap_filling" in tasks:
-        parts.append(f"## Gap filling\n\n{fillings(tasks['gap_filling'])}")
+        parts.append(f"## Gap filling\n\n{scores(tasks['gap_filling'], GAPS)}")
     for task in SEGMENTATION:
         if task in tasks:
-            parts.append(f"## {task.replace('_', ' ').capitalize()}\n\n{scores(tasks[task])}")
+            parts.append(
+                f"## {task.replace('_', ' ').capitalize()}\n\n{scores(tasks[task], CLASSES)}"
+            )
     if "crop" in tasks:
         text = "Per cent, the mean over the seeds that have the class in the test scene."
         parts.append(f"### Crops, class by class\n\n{text}\n\n{by_class(tasks['crop'])}")
@@ -210,7 +196,7 @@ With one linear layer on four blocks in place of the published neck and head.
 {how(others, records)}
 {steps(others)}"""
         )
-        parts += [f"### {task}\n\n{scores(runs)}" for task, runs in others.items()]
+        parts += [f"### {task}\n\n{scores(runs, CLASSES)}" for task, runs in others.items()]
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(PAGE)
 
