@@ -2,10 +2,10 @@
 
 .venv/bin/python docs/make_prithvi_page.py
 
-The runs are those of docs/records/prithvi_tasks (docs/keep_runs.py copied them there), or of a
-folder that is given: of each task those of the profile full that differ in their seed only, made by
+The runs are those of docs/records (docs/keep_runs.py copied them there), or of two folders that
+are given: of each task those of the profile full that differ in their seed only, made by
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=gap_filling,flood,burn_scar,crop
-A second folder may hold the same with another decoder:
+and the same with another decoder, made by
 geowb sweep prithvi_tasks --profile full --repeat 3 -p task=flood,burn_scar,crop \
     -p decoder=linear -p 'arms=["prithvi", "random"]' -p 'few=[]' --out runs/prithvi_linear
 """
@@ -24,6 +24,9 @@ from geowb.batch.results import Record
 
 PAGE = Path(__file__).parent / "prithvi_results.md"
 STUDY, PAPER = "prithvi_tasks", "2310.18660"
+#: The records that the page is made from: the study, and the same with one linear layer.
+KEPT = [PAGE.parent / "records" / name for name in (STUDY, "prithvi_linear")]
+KEPT = [folder for folder in KEPT if folder.is_dir()]
 TASKS = ("gap_filling", "flood", "burn_scar", "crop")
 SEGMENTATION = TASKS[1:]
 SHARES = ("100", "50", "25", "10", "5")
@@ -194,6 +197,7 @@ Score on the test images of `prithvi`, trained on a share of the chips for as ma
 With one linear layer on four blocks in place of the published neck and head.
 
 {how(others, records)}
+{verdicts(PAPER, more, by="task")}
 {steps(others)}"""
         )
         parts += [f"### {task}\n\n{scores(runs, CLASSES)}" for task, runs in others.items()]
@@ -202,4 +206,4 @@ With one linear layer on four blocks in place of the published neck and head.
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:] or [PAGE.parent / "records" / STUDY]))
+    main(*(list(map(Path, sys.argv[1:])) or KEPT))
