@@ -13,7 +13,7 @@ from typing import Any
 from geowb.batch.studies import RULES, TYPES, Parameter, Study, load_study
 from geowb.errors import GeowbError, RequestError, did_you_mean
 
-__all__ = ["CHECKS", "as_text", "convert", "preflight", "profile_values"]
+__all__ = ["CHECKS", "as_text", "convert", "depends", "preflight", "profile_values"]
 
 #: Checks of other rooms that a study's metadata can name, imported when one does.
 CHECKS = {
@@ -175,7 +175,7 @@ def profile_values(study: Study, profile: str | None, values: Mapping[str, Any])
     18
     """
     rules = study.profiles.get(profile, {})
-    return {name: _chosen(rule, values) if _by(rule) else rule for name, rule in rules.items()}
+    return {name: _chosen(rule, values) if depends(rule) else rule for name, rule in rules.items()}
 
 
 def filled(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def filled(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
     >>> values["data"]  # doctest: +SKIP
     'world_floods'
     """
-    values = {name: _chosen(v, values) if _by(v) else v for name, v in values.items()}
+    values = {name: _chosen(v, values) if depends(v) else v for name, v in values.items()}
     rules = {name: p.rules["empty"] for name, p in study.parameters.items() if "empty" in p.rules}
     open_ones = {name: rule for name, rule in rules.items() if values.get(name, WRONG) in ("", [])}
     return {**values, **{name: _resolved(rule, values) for name, rule in open_ones.items()}}
@@ -349,15 +349,19 @@ def _references(rule: Any, values: Mapping[str, Any]) -> set[str]:
 
 
 def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
-    if _by(value):  # one rule for each choice of a parameter
+    if depends(value):  # one rule for each choice of a parameter
         return _resolved(_chosen(value, values), values)
     if isinstance(value, dict):
         return {key: _resolved(item, values) for key, item in value.items()}
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _by(value: Any) -> bool:
-    """Whether something depends on the value of another parameter: ``{"by": "task", ...}``."""
+def depends(value: Any) -> bool:
+    """Whether something goes by the value of another parameter.
+
+    >>> depends({"by": "task", "crop": 18, "else": 6}), depends(6)
+    (True, False)
+    """
     return isinstance(value, Mapping) and "by" in value
 
 
@@ -369,7 +373,7 @@ def _chosen(rule: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
 
 def _each(value: Any, make: Callable[[Any], Any]) -> Any:
     """Make something of a value, or of each that it may be by another parameter."""
-    if not _by(value):
+    if not depends(value):
         return make(value)
     made = {key: item if key == "by" else make(item) for key, item in value.items()}
     return WRONG if any(item is WRONG for item in made.values()) else made

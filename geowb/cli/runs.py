@@ -251,12 +251,13 @@ def _show_study(name: str) -> None:
 
 def _told(value: Any) -> str:
     """Write a profile's value; one that depends on another parameter, with what it depends on."""
-    from geowb.batch import as_text
+    from geowb.batch.checks import as_text, depends
 
-    if not (isinstance(value, Mapping) and "by" in value):
+    if not depends(value):
         return as_text(value)
-    others = [f"{as_text(v)} where {value['by']} is {k}" for k, v in value.items() if k != "by"]
-    return "; ".join(others).replace(f" where {value['by']} is else", " else")
+    chosen = [(k, v) for k, v in value.items() if k not in ("by", "else")]
+    told = [f"{as_text(v)} where {value['by']} is {k}" for k, v in chosen]
+    return "; ".join([*told, f"{as_text(value['else'])} else"])
 
 
 def _limits(rules: Mapping[str, Any]) -> str:
