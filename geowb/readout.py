@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from geowb.chips import with_labels
 from geowb.errors import ModelError, RequestError
 from geowb.lines import Line
-from geowb.models.registry import check_accelerator
+from geowb.models.checks import check_accelerator
 from geowb.models.wrapper import placed
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def test_headers_and_addresses_are_checked_without_torch(tmp_path):
     file = tmp_path / "a.safetensors"
     save_file({"patch_embed.proj.weight": torch.zeros(1024, 6, 1, 16, 16)}, file)
     code = (
-        "import sys; from geowb.models.registry import check_weights as check;"
+        "import sys; from geowb.models.checks import check_weights as check;"
         f"assert '1024 wide, not 768' in check({str(file)!r}, model='prithvi_eo_v1_100')[0];"
         "hub = 'hf://ibm-nasa-geospatial/Prithvi-EO-2.0-300M';"
         "assert '1024 wide, not 768' in check(hub, model='prithvi_eo_v1_100')[0];"

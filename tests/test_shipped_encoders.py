@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from geowb.models import build, load
+from geowb.models.checks import check_weights
 from geowb.models.masked import from_card
-from geowb.models.registry import SHIPPED, check_weights
+from geowb.models.registry import SHIPPED
 from geowb.pretrain import recipe
 from geowb.pretrain.probes import (
     features,

@@ -19,9 +19,9 @@ __all__ = ["CHECKS", "as_text", "convert", "depends", "preflight", "profile_valu
 CHECKS = {
     "source": "geowb.catalog:check_source",
     "labels": "geowb.labels:check_labels",
-    "weights": "geowb.models.registry:check_weights",
-    "accelerator": "geowb.models.registry:check_accelerator",
-    "chip_size": "geowb.models.registry:check_chip_size",
+    "weights": "geowb.models.checks:check_weights",
+    "accelerator": "geowb.models.checks:check_accelerator",
+    "chip_size": "geowb.models.checks:check_chip_size",
     "multiple": "geowb.batch.checks:check_multiple",
 }
 #: In the place of a value that is wrong, so that the rest of the request can be judged.

@@ -13,11 +13,12 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["cgan", "files", "masked", "prithvi", "registry", "unet", "weights"],
+    submodules=["cgan", "checks", "files", "masked", "prithvi", "registry", "unet", "weights"],
     submod_attrs={
+        "checks": ["check_weights"],
         "files": ["load", "save"],
         "publishing": ["publish"],
-        "registry": ["MODELS", "ModelSpec", "check_weights"],
+        "registry": ["MODELS", "ModelSpec"],
         "wrapper": ["PixelModel", "build", "trainable"],
     },
 )

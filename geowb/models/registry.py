@@ -1,6 +1,6 @@
 """The models that geowb can build by name, and what is known of them without building them.
 
-Nothing here needs torch, so that a run can be checked before it starts.
+Nothing here needs torch, so that `checks` can look at a run's values before it starts.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from geowb.bands import HLS6
 from geowb.errors import ModelError, did_you_mean
 
 __all__ = [
+    "FOREIGN",
     "MODELS",
+    "SCALES",
+    "SHIPPED",
     "ModelSpec",
-    "check_accelerator",
-    "check_chip_size",
-    "check_weights",
     "encoder_tensors",
     "locate",
-    "misfits",
     "read_card",
     "shipped",
     "spec",
@@ -43,12 +41,12 @@ SHIPPED = Path(__file__).parent / "shipped"
 _PREFIXES = re.compile(r"(?:(?:module|model|network|encoder|backbone|_timm_module)\.)*")
 
 #: What a Prithvi that takes coordinates multiplies their encodings with.
-_SCALES = ("temporal_embed_enc.scale", "location_embed_enc.scale")
+SCALES = ("temporal_embed_enc.scale", "location_embed_enc.scale")
 
 #: What a checkpoint holds beside the encoder: decoders, heads, mask tokens, and what follows from
 #: the image's size (Prithvi's positions, the attention masks that Swin's first code stored).
 #: SimMIM's Swin ends with a norm that TerraTorch's has not.
-_FOREIGN = {
+FOREIGN = {
     family: re.compile(
         r"(decoder|decode_head|auxiliary_head|aux_heads|head|neck|fc)[._]|mask_token$"
         rf"|.*(attn_mask|_embed_dec\.scale)$|{own}"
@@ -302,153 +300,10 @@ def encoder_tensors(held: Mapping[str, T], found: ModelSpec) -> dict[str, T]:
     {'cls_token': 1}
     """
     bare = {key[_PREFIXES.match(key).end() :]: value for key, value in held.items()}
-    drop = _FOREIGN[found.family].match
+    drop = FOREIGN[found.family].match
     scaled = "" if found.encoder.get("coords_encoding") else "_embed_enc.scale"
     return {
         key: value
         for key, value in bare.items()
         if not drop(key) and not (scaled and key.endswith(scaled))
     }
-
-
-def check_weights(value: str, *, model: str) -> list[str]:
-    """Say what is wrong with weights for a model, as far as a header tells; nothing is downloaded.
-
-    >>> check_weights("hf://ibm-nasa-geospatial/Prithvi-EO-2.0-300M", model="prithvi_eo_v2_300")
-    []
-
-    Parameters
-    ----------
-    value
-        As for `locate`, or empty for random weights.
-    model
-        Name of the model that is to take them.
-
-    Returns
-    -------
-    list of str
-        One sentence a problem; empty if none was found.
-    """
-    if not value:
-        return []
-    if model not in MODELS:
-        return [f"There is no model '{model}'. {did_you_mean(model, MODELS)}"]
-    try:
-        place = locate(str(value), model)
-        file = place if isinstance(place, Path) else _cached(*place)
-        if file:
-            shapes, card = tensor_shapes(file), read_card(file)
-        else:
-            published = [m for m in MODELS.values() if m.hub == "/".join(place)]
-            if not published:
-                return []
-            shapes, card = _outline(published[0]), {}
-        return misfits(file or value, shapes, model, card) or _lacks(file or value, shapes, model)
-    except ModelError as error:
-        return [str(error)]
-
-
-def _cached(repository: str, file: str) -> Path | None:
-    """Find the hub's file here, if it was downloaded before."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-    except ImportError:  # the part of geowb that has no torch
-        return None
-    try:
-        held = try_to_load_from_cache(repository, file)
-    except HFValidationError as error:
-        raise ModelError(f"'hf://{repository}' is no hub address: {error}") from error
-    return Path(held) if isinstance(held, str) else None
-
-
-def _outline(found: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """List what `misfits` and `_lacks` look at in the published checkpoint of a Prithvi."""
-    sizes = found.encoder
-    stem = (sizes["embed_dim"], len(HLS6), *sizes["patch_size"])
-    shapes = {f"blocks.{i}.norm1.bias": stem[:1] for i in range(sizes["depth"])}
-    scales = [name for name in _SCALES if sizes.get("coords_encoding")]
-    return {"patch_embed.proj.weight": stem} | shapes | dict.fromkeys(scales, (1,))
-
-
-def misfits(
-    path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str, card: Mapping[str, Any]
-) -> list[str]:
-    """Say in one sentence why a checkpoint is another model's, by its card and first layer.
-
-    >>> misfits("a.pt", {"patch_embed.proj.weight": (96, 6, 4, 4)}, "swin_demo", {})
-    ["a.pt is not a checkpoint of 'swin_demo': patch_embed.proj.weight is 96 wide, not 32."]
-    """
-    if card.get("name", model) != model:
-        return [f"{path} holds a '{card['name']}', not a '{model}'."]
-    found = spec(model)
-    whole = any(key.startswith(("network.", "model.network.")) for key in shapes)
-    if found.family not in _FOREIGN:
-        if whole:
-            return []
-        return [f"{path} is not a model file of '{model}': no tensor's name starts with 'network.'"]
-    names = encoder_tensors(shapes, found)
-    stem = next((k for k in names if re.fullmatch(r"patch_embed\.proj(ection)?\.weight", k)), "")
-    if not stem:
-        return [f"{path} is not a checkpoint of '{model}': it has no patch_embed tensor."]
-    shape, width = names[stem], found.encoder["embed_dim"]
-    patch = tuple(found.encoder.get("patch_size", (4, 4)))
-    wrong = f"{path} is not a checkpoint of '{model}': {stem} is"
-    if shape[2:] != patch:
-        return [f"{wrong} {shape}, of patches {shape[2:]}, not {patch}."]
-    if shape[1] != len(HLS6) and not (whole or card):
-        return [
-            f"{path} takes {shape[1]} bands ({stem} is {shape}); "
-            f"'{model}' takes weights for the six of HLS."
-        ]
-    return [f"{wrong} {shape[0]} wide, not {width}."] if shape[0] != width else []
-
-
-def _lacks(path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str) -> list[str]:
-    """Say if an encoder has another number of blocks, or none of the scales of coordinates."""
-    found = spec(model)
-    if found.family not in _FOREIGN:
-        return []
-    names = encoder_tensors(shapes, found)
-    held = len({m[0] for m in (re.match(r".*\bblocks\.\d+\.", key) for key in names) if m})
-    want = found.encoder["depth"] if "depth" in found.encoder else sum(found.encoder["depths"])
-    if held and held != want:
-        return [f"{path} is not a checkpoint of '{model}': it has {held} blocks, not {want}."]
-    scales = _SCALES if found.encoder.get("coords_encoding") else ()
-    if held and (missing := [name for name in scales if name not in names]):
-        return [
-            f"{path} is not a checkpoint of '{model}': it has no {missing[0]}, for coordinates."
-        ]
-    return []
-
-
-def check_chip_size(value: int, *, model: str) -> list[str]:
-    """Say so if chips of this edge are not made of whole patches of a Prithvi.
-
-    >>> check_chip_size(60, model="prithvi_demo")
-    ["A chip of 60 pixels is not made of whole patches: those of 'prithvi_demo' have 8."]
-    """
-    patch = MODELS[model].encoder["patch_size"][1] if model in MODELS else 1
-    if value % patch == 0:
-        return []
-    return [
-        f"A chip of {value} pixels is not made of whole patches: those of '{model}' have {patch}."
-    ]
-
-
-def check_accelerator(value: str) -> list[str]:
-    """Say so if there is no such kind of device, or a GPU is asked for and there is none.
-
-    >>> check_accelerator("cpu")
-    []
-    """
-    known = ("auto", "cpu", "gpu", "cuda", "mps")
-    if value not in known:
-        return [f"accelerator is '{value}'. Known: {', '.join(known)}."]
-    if value != "gpu":
-        return []
-    import torch
-
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
-        return []
-    return ["accelerator is 'gpu', but torch finds no GPU here: use 'auto' or 'cpu'."]

@@ -12,7 +12,8 @@ import torch
 
 from geowb.bands import HLS6
 from geowb.errors import DownloadError, ModelError, WeightsMismatch
-from geowb.models.registry import encoder_tensors, locate, misfits, read_card, spec
+from geowb.models.checks import misfits
+from geowb.models.registry import encoder_tensors, locate, read_card, spec
 from geowb.paths import sha256
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from lightning.pytorch.callbacks import Callback
 from geowb.errors import DataError, ModelError, RequestError
 from geowb.lines import Line
 from geowb.locks import held
+from geowb.models.checks import check_accelerator
 from geowb.models.masked import MaskedModel, Reconstruction, build_masked, masked_card
-from geowb.models.registry import check_accelerator, spec
+from geowb.models.registry import spec
 from geowb.pretrain import views
 from geowb.pretrain.archive import ChipArchive, write_archive
 from geowb.pretrain.folder import (

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from geowb.errors import DataError, RequestError
 from geowb.lines import Line
 from geowb.memory import PeakMemory
-from geowb.models.registry import check_accelerator
+from geowb.models.checks import check_accelerator
 from geowb.train.tasks import Regression, Task
 
 if TYPE_CHECKING:
