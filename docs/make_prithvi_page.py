@@ -2,18 +2,13 @@
 
 .venv/bin/python docs/make_prithvi_page.py
 
-The runs are those of docs/records (docs/keep_runs.py copied them there), or of two folders that
-are given: of each task those of the profile full that differ in their seed only, made by
-geowb sweep prithvi_tasks --profile full --repeat 3 -p task=gap_filling,flood,burn_scar,crop
-and the same with another decoder, made by
-geowb sweep prithvi_tasks --profile full --repeat 3 -p task=flood,burn_scar,crop \
-    -p decoder=linear -p 'arms=["prithvi", "random"]' -p 'few=[]' --out runs/prithvi_linear
+The runs are those of docs/records, where docs/keep_runs.py copied them: of each task those of the
+profile full that differ in their seed only. docs/records/README.md says what makes them.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,10 +19,27 @@ from geowb.batch.results import Record
 
 PAGE = Path(__file__).parent / "prithvi_results.md"
 STUDY, PAPER = "prithvi_tasks", "2310.18660"
-#: The records that the page is made from: the study, and the same with one linear layer.
-KEPT = [PAGE.parent / "records" / name for name in (STUDY, "prithvi_linear")]
-TASKS = ("gap_filling", "flood", "burn_scar", "crop")
-SEGMENTATION = TASKS[1:]
+RECORDS = PAGE.parent / "records"
+#: What else was tried: a folder of records, a heading, and what was changed.
+TRIES = {
+    "prithvi_linear": (
+        "Another decoder",
+        "With one linear layer on four blocks in place of the published neck and head.",
+    ),
+    "prithvi_frozen": (
+        "The encoder left as it is, and random weights on few labels",
+        "`frozen` trains only what follows the pretrained encoder, `random` is the study's own.\n"
+        "If `random` keeps as much on a tenth of the labels as `prithvi` does, then it is not\n"
+        "pretraining that makes few labels suffice.",
+    ),
+}
+TITLES = {
+    "gap_filling": "Gap filling",
+    "flood": "Floods",
+    "burn_scar": "Burn scars",
+    "crop": "Crops",
+}
+ARMS = ("prithvi", "frozen", "random", "unet")
 SHARES = ("100", "50", "25", "10", "5")
 CLASSES = {
     "mean IoU": ("score/{}/labels-100", "{:.3f}"),
@@ -64,36 +76,59 @@ def scores(runs: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> str:
     return markdown(rows, ["", "rates chosen", *shown])
 
 
-def steps(tasks: dict[str, pd.DataFrame]) -> str:
-    """One row a task: steps to 95 % of the final score of random weights."""
+def gains(tasks: dict[str, pd.DataFrame]) -> str:
+    """One row a task: what pretrained weights have more than random ones, after the training."""
     rows = []
     for task, runs in tasks.items():
-        counts = [of(runs, f"steps/{arm}/to-95") for arm in ("prithvi", "random", "unet")]
-        ratio = counts[0] / counts[1]
-        bar = spread(of(runs, "steps/score-to-reach"), "{:.3f}")
+        scored = [
+            of(runs, f"score/prithvi/{on}") - of(runs, f"score/random/{on}")
+            for on in ("labels-100", "unseen")
+        ]
+        rows.append([task, *(spread(one, "{:+.3f}") for one in scored)])
+    return markdown(rows, ["`prithvi` minus `random`", "test images", "unseen region"])
+
+
+def steps(tasks: dict[str, pd.DataFrame]) -> str:
+    """One row a task: steps to 95 % of the final score of random weights."""
+    count = {
+        arm: {task: of(runs, f"steps/{arm}/to-95") for task, runs in tasks.items()}
+        for arm in ARMS
+        if any(f"steps/{arm}/to-95" in runs for runs in tasks.values())
+    }
+    first, rows = next(iter(count)), []
+    for task, runs in tasks.items():
+        last = runs["steps"].iloc[0]
+        ratio = count[first][task] / count["random"][task]
+        alike = runs[f"learning_rate/{first}"] == runs["learning_rate/random"]
         half = "yes" if (ratio <= 0.5).all() else f"in {(ratio <= 0.5).sum()} of {len(ratio)}"
-        told = [spread(count, "{:.0f}") for count in counts]
-        rows.append([task, bar, *told, spread(ratio, "{:.2f}"), half if ratio.any() else "-"])
-    header = ["task", "score to reach", "`prithvi`", "`random`", "`unet`", "prithvi / random"]
-    return markdown(rows, [*header, "at most half, each seed"])
+        told = [spread(of_arm[task], "{:.0f}", most=last) for of_arm in count.values()]
+        bar = spread(of(runs, "steps/score-to-reach"), "{:.3f}")
+        same = ", ".join(map("{:.2f}".format, ratio[alike])) or "-"
+        rows.append([task, bar, *told, spread(ratio, "{:.2f}"), half, same])
+    names = [f"`{arm}`" for arm in count]
+    header = ["task", "score to reach", *names, f"{first} / random", "at most half, each seed"]
+    return markdown(rows, [*header, "where both have one rate"])
 
 
 def labels(tasks: dict[str, pd.DataFrame]) -> str:
-    """One row a task: the score on shares of the chips, and what is kept of it."""
+    """One row a task and arm: the score on shares of the chips, and what is kept of it."""
+    metric = "score/{}/labels-{}".format
+    shares = [s for s in SHARES if any(metric(a, s) in t for a in ARMS for t in tasks.values())]
     rows = []
     for task, runs in tasks.items():
-        found = [of(runs, f"score/prithvi/labels-{share}") for share in SHARES]
-        kept = (100 * of(runs, "score/prithvi/labels-10") / found[0]).dropna()
-        told = [spread(one, "{:.3f}") for one in found]
-        rows.append([task, *told, spread(kept, "{:.0f}")])
-    return markdown(rows, ["task", *(f"{share} %" for share in SHARES), "kept at 10 % (%)"])
+        for arm in [arm for arm in ARMS if metric(arm, "10") in runs]:
+            found = [of(runs, metric(arm, share)) for share in shares]
+            kept = 100 * of(runs, metric(arm, "10")) / found[0]
+            told = [spread(one, "{:.3f}") for one in found]
+            rows.append([task, f"`{arm}`", *told, spread(kept, "{:.0f}")])
+    return markdown(rows, ["task", "", *(f"{share} %" for share in shares), "kept at 10 % (%)"])
 
 
 def by_class(runs: pd.DataFrame) -> str:
     """One row a class: IoU and accuracy, the mean over the seeds that have it."""
     arms = arms_of(runs)
     names = [n.split("/", 2)[2] for n in runs if n.startswith(f"iou/{arms[0]}/")]
-    names = [name for name in names if not name.startswith("unseen/")]
+    names = [name for name in names if not name.startswith(("unseen/", "labels-"))]
     rows = [
         [
             name.replace("_", " "),
@@ -115,7 +150,7 @@ def tables(folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[Record
     whole = load_runs(folder).set_index("path")
     found = {
         task: whole.loc[[run.path for run in records[task]]].dropna(axis=1, how="all").reset_index()
-        for task in TASKS
+        for task in TITLES
         if task in records
     }
     return found, records
@@ -131,11 +166,35 @@ def how(tasks: dict[str, pd.DataFrame], records: dict[str, list[Record]]) -> str
     return markdown(rows, ["task", "data", "command", "minutes"])
 
 
-def main(folder: Path, more: Path | None = None) -> None:
-    """Write the page."""
+def floor(runs: pd.DataFrame) -> str:
+    """Say how far the arms of gap filling came, beside the mean of what is clear."""
+    mean, names = of(runs, "score/date_mean/labels-100"), ("cgan", "random")
+    below = {a: int((of(runs, f"score/{a}/labels-100") < mean).sum()) for a in names}
+    untrained = spread(of(runs, "score/prithvi_as_it_comes/labels-100"), "{:.3f}")
+    told = " and of ".join(f"`{arm}` in {count}" for arm, count in below.items())
+    return f"""In gap filling the floor, `date_mean`, is ahead of {told} of {len(runs)} seeds:
+in so few steps they have hardly learnt the task, and to be ahead of them says no more than that.
+The pretrained model has {untrained} on the test chips as it comes, before any step."""
+
+
+def tried(folder: Path, title: str, text: str) -> str:
+    """Write the section of something else that was tried."""
     tasks, records = tables(folder)
-    first = next(iter(records.values()))[0]
-    one = json.loads((Path(first.path) / "run.json").read_text("utf-8"))
+    few = any(len(run.parameters["few"]) for runs in records.values() for run in runs)
+    parts = [f"### {title}", text, how(tasks, records), verdicts(PAPER, folder, by="task")]
+    parts += [steps(tasks), labels(tasks) if few else ""]
+    parts += [f"{TITLES[task]}:\n\n{scores(runs, CLASSES)}" for task, runs in tasks.items()]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def main(folder: Path = RECORDS) -> None:
+    """Write the page."""
+    tasks, records = tables(folder / STUDY)
+    run = records["flood"][0]
+    one = json.loads((Path(run.path) / "run.json").read_text("utf-8"))
+    values, crop = run.parameters, records["crop"][0].parameters
+    counts = sorted({int(runs["trainable/prithvi"].iloc[0]) for runs in tasks.values()})
+    sizes = f"{counts[0] / 1e6:.1f} to {counts[-1] / 1e6:.1f}"
     parts = [
         f"""# What the study of four tasks shows on the world
 
@@ -143,66 +202,58 @@ Made by `docs/make_prithvi_page.py` from runs of the profile `full`, geowb {one[
 time on {one["cores"]} cores, one thread each.
 **Mean over the seeds** (each seed).
 Worlds, not places of one world, are trained on, validate and test.
-One region is held out of fine-tuning (not for crops, which have one only); the encoder was
-pretrained on other worlds of all three Brazilian regions, the held-out one included.
+The last region is held out of fine-tuning: for floods and burn scars `mata_atlantica`, on other
+worlds of which the encoder was pretrained; for gap filling `great_plains`, which is new to the
+encoder too. (Crops have one region only, `great_plains`; none is held out.)
 The profile was chosen by trials on seed 10.
-The numbers are of a simulated world and of a model of 2.7 million parameters, trained for
-{first.parameters["steps"]} steps of {first.parameters["batch_size"]} chips (crops: more): their
-size cannot be compared with the paper's.
-{"" if "crop" in tasks else "Crops are not judged yet."}
+The numbers are of a simulated world and of models of {sizes} million parameters, trained for
+{values["steps"]} steps of {values["batch_size"]} chips (crops: {crop["steps"]}): their size cannot
+be compared with the paper's.
 
 {how(tasks, records)}
 ## The paper's claims
 
-{verdicts(PAPER, folder, by="task")}
+{verdicts(PAPER, folder / STUDY, by="task")}
 Intervals are Student's over three seeds, which is few: *cannot tell* is what most differences come
 to that are not large.
+{floor(tasks["gap_filling"])}
 `pixel_forest`, a random forest on single pixels, shows how far spectra and dates alone go. Where it
 is ahead of all networks, sharp edges may count for more than context: a reading, which nothing here
 tests.
 """
     ]
-    if "gap_filling" in tasks:
-        parts.append(f"## Gap filling\n\n{scores(tasks['gap_filling'], GAPS)}")
-    for task in SEGMENTATION:
-        if task in tasks:
-            parts.append(
-                f"## {task.replace('_', ' ').capitalize()}\n\n{scores(tasks[task], CLASSES)}"
-            )
-    if "crop" in tasks:
-        text = "Per cent, the mean over the seeds that have the class in the test scene."
-        parts.append(f"### Crops, class by class\n\n{text}\n\n{by_class(tasks['crop'])}")
+    parts.append(f"## Pretrained or random weights\n\nScores as below.\n\n{gains(tasks)}")
+    for task, runs in tasks.items():
+        parts.append(
+            f"## {TITLES[task]}\n\n{scores(runs, GAPS if task == 'gap_filling' else CLASSES)}"
+        )
+    text = "Per cent, the mean over the seeds that have the class in the test scenes."
+    parts.append(f"### Crops, class by class\n\n{text}\n\n{by_class(tasks['crop'])}")
     parts.append(
         f"""## How many steps
 
 Steps until validation had reached 95 % of the final score of `random`; validation is every
-{first.parameters["val_every"]} steps.
+{values["val_every"]} steps (crops: {crop["val_every"]}), the first after as many.
+Each arm has the rate, of two, that was best for its score, not for its speed: a ratio of arms of
+unlike rates is one of rates too.
 
 {steps(tasks)}"""
     )
     parts.append(
         f"""## How many labels
 
-Score on the test images of `prithvi`, trained on a share of the chips for as many steps
+Score on the test images, trained on a share of the chips for as many steps
 (gap filling: SSIM on missing pixels, else mean IoU).
+The chips of a share lie in all training worlds, so that it is labels that are few and not places;
+half of a mean IoU of two classes is the background, which keeps its score more easily.
 
 {labels(tasks)}"""
     )
-    if more:
-        others, records = tables(more)
-        parts.append(
-            f"""## What else was tried: another decoder
-
-With one linear layer on four blocks in place of the published neck and head.
-
-{how(others, records)}
-{verdicts(PAPER, more, by="task")}
-{steps(others)}"""
-        )
-        parts += [f"### {task}\n\n{scores(runs, CLASSES)}" for task, runs in others.items()]
+    parts.append("## What else was tried\n")
+    parts += [tried(folder / name, *told) for name, told in TRIES.items()]
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(PAGE)
 
 
 if __name__ == "__main__":
-    main(*(list(map(Path, sys.argv[1:])) or KEPT))
+    main()

@@ -21,14 +21,24 @@ def markdown(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def spread(values: pd.Series, form: str = "{:.1f}") -> str:
-    """Mean, and the value of each seed; a dash for one that is not there."""
-    each = ", ".join("-" if pd.isna(value) else form.format(value) for value in values)
-    return f"**{form.format(values.mean())}** ({each})" if values.notna().any() else "-"
+def spread(values: pd.Series, form: str = "{:.1f}", most: float = float("inf")) -> str:
+    """Mean, and the value of each seed; a dash for one that is not there.
+
+    A value above `most` stands for one that is not known, but for being larger.
+    """
+    told = {True: f">{form.format(most)}", False: form}
+    each = ", ".join(
+        "-" if pd.isna(value) else told[bool(value > most)].format(value) for value in values
+    )
+    least = ">" if (values > most).any() else ""
+    return f"**{least}{form.format(values.mean())}** ({each})" if values.notna().any() else "-"
 
 
 def verdicts(paper: str, folder: Path, by: str = "") -> str:
-    """One row a claim of a paper that the runs can test, and a value of the parameter `by`."""
+    """One row a claim of a paper that the runs can test, and a value of the parameter `by`.
+
+    Nothing if they can test none.
+    """
     rows, runs = [], {str(run.path): run for run in read_runs(folder)}
     for found in judge({paper: load_claims()[paper]}, folder):
         if not found.values:
@@ -39,6 +49,8 @@ def verdicts(paper: str, folder: Path, by: str = "") -> str:
         own = [runs[str(found.values[0]["run"])].parameters[by]] if by else []
         told = [about.says, about.quantity, *own, about.holds.words(), values, interval, verdict]
         rows.append(told)
+    if not rows:
+        return ""
     extra = [by] if by else []
     header = ["claim", "quantity", *extra, "holds", "each seed", "95 % interval", "verdict"]
     return markdown(rows, header)

@@ -75,7 +75,7 @@ def _cut_scene(name: str, scene: xr.Dataset, size: int, label: str | None) -> pd
     height, width = scene.sizes["y"], scene.sizes["x"]
     samples = scene.sizes.get("sample")
     every = np.broadcast_to(True, (height, width) if samples is None else (samples, height, width))
-    labelled = every if label is None else _labelled(scene[label].values)
+    labelled = every if label is None else _labelled(scene[label].transpose(..., "y", "x").values)
     published = scene.coords["split"].values if "split" in scene.coords else None
     rows = []
     for sample in range(samples) if samples is not None else (-1,):
@@ -289,6 +289,7 @@ class ChipDataset:
         if chip["sample"] >= 0:
             labels = labels[chip["sample"]]
         label = labels[_window(chip)]
+        label = label if label.dtype.kind == "f" else label.astype(np.int64)
         filler = np.nan if label.dtype.kind == "f" else -1
         return np.pad(label, _margins(label, chip["size"]), constant_values=filler)
 
@@ -326,8 +327,9 @@ def _margins(array: np.ndarray, size: int) -> list[tuple[int, int]]:
 
 def _thinned(values: xr.DataArray, fraction: float, seed: int) -> np.ndarray:
     """Labels with a random share kept."""
-    array = values.values
-    array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
+    array = values.transpose(..., "y", "x").values
+    kinds = {"f": np.float32, "u": np.int64}  # -1 stands for none
+    array = array.astype(kinds.get(array.dtype.kind, array.dtype), copy=False)
     if fraction == 1:
         return array
     drop = np.random.default_rng(seed).random(array.shape) >= fraction

@@ -139,7 +139,8 @@ def confusions(
     """
     rows = {}
     for name, made in maps.items():
-        observed, predicted = scenes[name][label].values, made.values
+        observed = scenes[name][label].transpose(..., "y", "x").values
+        predicted = made.transpose(..., "y", "x").values
         if observed.shape != predicted.shape:
             raise DataError(
                 f"The map of '{name}' is {predicted.shape}, its '{label}' {observed.shape}."
@@ -192,9 +193,10 @@ def class_table(tables: pd.DataFrame | np.ndarray, names: Sequence[str]) -> pd.D
     pandas.DataFrame
         A row a class. Accuracy is the share of what was observed as the class that is found
         (recall), precision the share of what is called so that is of it; IoU = TP / (TP + FP + FN)
-        and F1 = 2 TP / (2 TP + FP + FN). A class that is neither observed nor predicted is NaN. The
-        row ``mean`` has the means over the classes that are not: mIoU, mF1, mean accuracy, and all
-        pixels; the row ``all`` the share of all pixels that are right, as accuracy.
+        and F1 = 2 TP / (2 TP + FP + FN). What divides by nothing is NaN: all of a class that is
+        neither observed nor predicted, accuracy if it is not observed, precision if it is never
+        predicted. The row ``mean`` has the means of what is not NaN: mIoU, mF1, mean accuracy, and
+        all pixels; the row ``all`` the share of all pixels that are right, as accuracy.
     """
     table = _whole(tables).astype(float)
     hit, seen, made = np.diag(table), table.sum(axis=1), table.sum(axis=0)

@@ -158,9 +158,13 @@ def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draws(places: pd.Index, repeats: int, seed: int) -> np.ndarray:
-    """How often each place is drawn, ``(repeats, places)``: each scene keeps its number of them."""
+    """How often each place is drawn, ``(repeats, places)``: each scene keeps its number of them.
+
+    Where a scene is one place, in all scenes, they are drawn among each other.
+    """
     rng = np.random.default_rng(seed)
     scene = places.get_level_values(0).to_numpy()
+    scene = scene if places.get_level_values(0).has_duplicates else np.zeros(len(places))
     counts = np.zeros((repeats, len(places)))
     for name in pd.unique(scene):
         own = np.flatnonzero(scene == name)

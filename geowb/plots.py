@@ -6,6 +6,7 @@ directory, so that an executed notebook reads well without a kernel and without 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,17 +259,24 @@ def lines(
 ) -> hv.Overlay:
     """Draw a line a column of the table against its index; NaN is left out.
 
+    At most ten of the index are named; the vertical axis spans 5 % of what is on it or more, so
+    that a difference of nothing does not look like a fall.
+
     >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="share of labels")
     ... # doctest: +SKIP
     """
     hv = holoviews()
-    drawn = []
+    ticks, drawn = sorted(table.index), []
+    ticks = ticks[(len(ticks) - 1) % (step := math.ceil(len(ticks) / 10) or 1) :: step]
+    low, high = table.min(axis=None), table.max(axis=None)
+    room = (0.05 * abs(low + high) / 2 - (high - low)) / 2
+    axis = {"ylim": (low - room, high + room)} if room > 0 else {}
     for i, (name, values) in enumerate(table.items()):
         values = values.dropna().sort_index()
-        style = {"color": COLOURS[i % len(COLOURS)]}
+        style = {"color": COLOURS[i % len(COLOURS)]} | axis
         curve = hv.Curve((values.index, values), xlabel, ylabel, label=str(name))
         points = hv.Scatter((values.index, values), xlabel, ylabel)
-        drawn += [curve.opts(linewidth=2, xticks=sorted(table.index), padding=0.06, **style)]
+        drawn += [curve.opts(linewidth=2, xticks=ticks, padding=0.06, **style)]
         drawn += [points.opts(s=25, padding=0.06, **style)]
     axes = {"title": title, "aspect": 1.6, "show_grid": True}
     return hv.Overlay(drawn).opts(legend_position="right", **axes)

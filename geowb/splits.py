@@ -115,11 +115,14 @@ def split_by_scene(
     Raises
     ------
     DataError
-        If a group has fewer than three scenes with labels.
+        If a group has fewer than three scenes with labels, or a scene no group.
     """
     chips = chips.assign(split="", side=chips["size"], block=chips["scene"])
     rng = np.random.default_rng(seed)
     group = chips["scene"].map(groups)
+    if group.isna().any():
+        names = ", ".join(map(str, chips["scene"][group.isna()].unique()))
+        raise DataError(f"There is no group for the scenes {names}: name one for each.")
     for name, part in chips.groupby(group, sort=True):
         if name == unseen:
             chips.loc[part.index, "split"] = "unseen"

@@ -110,6 +110,15 @@ def test_each_scene_keeps_its_number_of_places():
     assert found.loc["rmse"].tolist() == pytest.approx([expected] * 3)
 
 
+def test_scenes_of_one_place_each_are_drawn_among_each_other():
+    apart = random_table().assign(scene="a")
+    apart["place"] = (np.arange(len(apart)) // 10).astype(str)
+    each = apart.assign(scene=apart["place"], place="0/0")
+    one, other = (evaluate.with_interval(pixels) for pixels in (apart, each))
+    assert one.loc["rmse", "high"] > one.loc["rmse", "low"]
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_two_places_give_no_interval():
     found = evaluate.with_interval(table([1.0, 2.0], [2.0, 4.0]))
     assert np.isfinite(found["value"]).all()

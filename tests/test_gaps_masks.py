@@ -9,7 +9,7 @@ import xarray as xr
 import geowb
 from geowb import gaps, plots
 from geowb.errors import DataError
-from geowb.gaps import chips_with_gaps, cut_masks, fillings, known_mask
+from geowb.gaps import check_masks, chips_with_gaps, cut_masks, fillings, known_mask
 
 
 class Entry:
@@ -53,6 +53,12 @@ def test_masks_of_other_kinds():
     assert cut_masks(Entry(a=cloudy), 8).cover.values.tolist() == [0.125]
     assert int(known_mask(cloudy, above=50).sum()) == 8
     assert known_mask(fmask(np.zeros((1, 8, 8)))) is None
+
+
+def test_entries_are_checked_before_masks_are_cut():
+    assert check_masks("") == check_masks("world") == []
+    assert "Did you mean 'hls_fmask_tiles'" in check_masks("hls_fmask_tile")[0]
+    assert "'sen1floods11' has no variable 'missing' and no" in check_masks("sen1floods11")[0]
 
 
 def test_entries_without_clouds_are_told():

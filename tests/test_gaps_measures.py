@@ -11,7 +11,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from geowb.chips import split_by_place
 from geowb.errors import DataError, RequestError
-from geowb.gaps import GapDataset, clear_chips, measure, scores, ssim_missing
+from geowb.gaps import (
+    GapDataset,
+    clear_chips,
+    measure,
+    paired,
+    scores,
+    ssim_missing,
+    with_interval,
+)
 from geowb.gaps.fillers import DateMean, LinearInTime
 
 
@@ -272,6 +280,37 @@ def test_measure_hides_the_truth_and_knows_the_rules(masks: np.ndarray) -> None:
     assert line.ssim_missing.min() > 0.9999
     assert mean.mae_missing.min() > 0.01
     assert (line["mae_published"] == line.mae_missing * line.cover / line.cover.mean()).all()
+
+
+def test_mixed_precision_changes_no_ssim() -> None:
+    truth, missing = _truth(), _gap((16, 16), (8, 32))
+    noisy = truth + 200 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    plain = [ssim_missing(image, truth, missing) for image in (truth, noisy)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [ssim_missing(image, truth, missing) for image in (truth, noisy)]
+    assert torch.equal(torch.stack(plain), torch.stack(mixed))
+    assert plain[0].min() > 0.9999
+
+
+def test_what_is_divided_by_the_mean_cover_is_drawn_with_it() -> None:
+    cover = np.linspace(0.05, 0.95, 40)
+    table = pd.DataFrame({"cover": cover, "mae_missing": 0.02})
+    table = table.assign(mae_published=table.mae_missing * cover / cover.mean())
+    found = with_interval(table).loc["mae_published"]
+    assert found.tolist() == pytest.approx([0.02] * 3)  # the same error on every chip
+    gain = paired(table.assign(index=range(40)), (table * [1, 2, 2]).assign(index=range(40)))
+    assert gain.loc["mae_published"].tolist() == pytest.approx([-0.02] * 3)
+
+
+def test_chips_of_scenes_without_a_published_split_have_none(masks: np.ndarray) -> None:
+    whole = xr.concat([_scene(size=32, seed=i)[["reflectance"]] for i in range(2)], "sample")
+    scenes = {"set": whole.assign_coords(split=("sample", ["train", "val"])), "own": _scene()}
+    chips = clear_chips(scenes, 32)
+    assert chips[chips["scene"] == "own"]["split"].isna().all()
+    dealt = split_by_place(chips, seed=0)
+    assert set(dealt[dealt["scene"] == "own"]["split"]) == {"train", "val", "test"}
+    # Without labels, but no error of another name's.
+    assert GapDataset(scenes, chips, masks).count_labelled() == 0
 
 
 def test_measure_by_batches_is_the_score_of_all_at_once(masks: np.ndarray) -> None:

@@ -181,7 +181,17 @@ def test_a_cgan_is_saved_and_loaded(tmp_path: Path, batch) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"size": 40}, {"frames": 0}, {"bands": []}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 0},
+        {"size": 40},
+        {"frames": 0},
+        {"bands": []},
+        {"halvings": 3, "size": 24},  # its second discriminator sees one square and a half
+        {"halvings": 2, "size": 40},
+    ],
+)
 def test_sizes_that_no_cgan_has(wrong: dict) -> None:
     with pytest.raises(ModelError):
         build_cgan(**wrong)

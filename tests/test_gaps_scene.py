@@ -104,6 +104,21 @@ def test_what_is_clear_stays_bit_for_bit(dtype: str, model: str) -> None:
         assert np.abs(found["reflectance"] - scene["reflectance"]).max() < 1e-3
 
 
+@pytest.mark.parametrize("rule", ["linear", "temporal_neighbour", "date_mean"])
+def test_a_rule_fills_strips_as_it_fills_the_whole(rule: str, monkeypatch) -> None:
+    scene = _scene(dates=4)
+    mask = np.random.default_rng(0).random((4, 50, 70)) < 0.4
+    mask[:, 5:9, 5:9] = True  # clear on no date
+    whole = geowb.fill_gaps(scene, mask, model=rule)
+    monkeypatch.setattr("geowb.gaps.scene._STRIP", 70 * 7)
+    strips = geowb.fill_gaps(scene, mask, model=rule)
+    xr.testing.assert_identical(strips, whole)
+    mean = scene.reflectance.values[1, 2][~mask[1]].mean()
+    assert whole.reflectance.values[1, 2, 6, 6] == pytest.approx(mean, rel=1e-5)
+    with pytest.raises(RequestError, match="accelerator is 'gup'"):
+        geowb.fill_gaps(scene, mask, model=rule, accelerator="gup")
+
+
 def test_provenance_names_the_weights() -> None:
     found = geowb.fill_gaps(_scene(), progress=False)["filled"]
     assert found.attrs["origin"].startswith("pretrained by masking")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
+from geowb.errors import DataError, RequestError
 from geowb.gaps import Adversarial, GapDataset, GapFilling, NetworkFiller, clear_chips, measure
 from geowb.models.cgan import build_cgan
 from geowb.models.masked import build_masked
@@ -52,6 +53,27 @@ def test_training_improves_and_repeats(build, task, rate, data: GapDataset) -> N
     assert fits[0].val_score == pytest.approx(history["val_ssim"].max())
     assert fits[0].val_score == pytest.approx(found.ssim_missing.mean(), abs=1e-4)
     assert np.array_equal(history["val_ssim"], fits[1].history["val_ssim"])
+
+
+def test_a_network_that_has_diverged_loses_and_is_told(data: GapDataset) -> None:
+    model = NetworkFiller.build("unet")
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    lost = fit(model, data, data.plain(), task=GapFilling, steps=2, val_every=1, batch_size=4,
+               learning_rate=1e-3, progress=False)  # fmt: skip
+    assert lost.val_score == -np.inf
+    with pytest.raises(DataError, match="the chips 0 to 7 is not finite: the model has diverged"):
+        measure(lost.model, data)
+
+
+def test_the_discriminators_take_no_scaled_gradients(data: GapDataset) -> None:
+    class Trainer:
+        precision = "16-mixed"
+
+    task = Adversarial(build_cgan(width=4, halvings=2, blocks=1, size=32), {"learning_rate": 1.0})
+    task._trainer = Trainer()
+    with pytest.raises(RequestError, match="bf16-mixed"):
+        task.configure_optimizers()
 
 
 def test_steps_of_an_epoch_of_chips_without_labels(data: GapDataset) -> None:

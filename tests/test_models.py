@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from geowb.bands import HLS6
 from geowb.errors import ModelError, WeightsMismatch
 from geowb.models import build, check_weights, load, save, trainable
+from geowb.models.checks import check_accelerator, check_chip_size
 from geowb.models.registry import tensor_shapes
 from geowb.models.weights import read_checkpoint
 
@@ -269,6 +270,30 @@ def test_a_model_file_of_other_bands_is_refused(tmp_path):
     file = save(build("unet"), tmp_path / "model.safetensors")
     with pytest.raises(WeightsMismatch, match="built with bands"):
         build("unet", bands=HLS6[::-1], weights=str(file))
+
+
+def test_mixed_precision_does_not_coarsen_the_scale_of_the_output():
+    model = build("unet", output_mean=150.0, output_std=80.0).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = model(1000 + 500 * torch.rand(1, 6, 1, 64, 64))
+    assert found.dtype == torch.float32
+    assert (found != found.to(torch.bfloat16)).any()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_gpu_that_is_not_here_is_told(kind, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: kind != "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: kind != "mps")
+    assert "finds no such GPU" in check_accelerator(kind)[0]
+    assert check_accelerator("gpu") == check_accelerator("auto") == []
+
+
+def test_chips_of_models_without_patches_are_of_any_size():
+    for model in ("unet", "swin_demo"):
+        assert check_chip_size(60, model=model) == []
+    arms = {"model": "prithvi_demo", "arms": ["prithvi", "cgan"]}
+    assert "for the arm 'cgan'" in check_chip_size(40, **arms)[0]
+    assert check_chip_size(40, **arms, task="flood") == check_chip_size(64, **arms) == []
 
 
 def test_misfits_name_keys_and_shapes(tmp_path):

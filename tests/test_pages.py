@@ -24,7 +24,7 @@ def page(monkeypatch, tmp_path):
 
 
 def test_the_page_of_the_four_tasks_is_made_of_the_kept_runs(page, capsys):
-    page.main(*page.KEPT)
+    page.main()
     assert page.PAGE.read_text() == (DOCS / "prithvi_results.md").read_text()
 
 
@@ -40,6 +40,14 @@ def test_kept_runs_are_done_full_and_say_nothing_of_the_machine():
         assert not {"host", "cwd", "pid", "notebook", "platform"} & record.keys()
 
 
+def test_a_value_that_was_not_reached_is_a_lower_bound(page):
+    import pandas as pd
+    from results_pages import spread
+
+    assert spread(pd.Series([125.0, 155.0]), "{:.0f}", most=150) == "**>140** (125, >150)"
+    assert spread(pd.Series([1.0, float("nan")])) == "**1.0** (1.0, -)"
+
+
 def test_a_steps_row_says_what_holds_in_each_seed(page):
     import pandas as pd
 
@@ -48,7 +56,11 @@ def test_a_steps_row_says_what_holds_in_each_seed(page):
             "steps/prithvi/to-95": [10.0, 20.0, 40.0],
             "steps/random/to-95": [40.0, 40.0, 40.0],
             "steps/score-to-reach": [0.8, 0.8, 0.8],
+            "steps": 150,
+            "learning_rate/prithvi": [0.002, 0.002, 0.0005],
+            "learning_rate/random": 0.002,
         }
     )
-    assert "| **0.58** (0.25, 0.50, 1.00) | in 2 of 3 |" in page.steps({"flood": runs})
+    found = "| **0.58** (0.25, 0.50, 1.00) | in 2 of 3 | 0.25, 0.50 |"
+    assert found in page.steps({"flood": runs})
     assert "| yes |" in page.steps({"flood": runs.head(2)})

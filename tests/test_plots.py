@@ -108,6 +108,18 @@ def test_lines_leave_gaps_out_and_mark_the_points():
     assert len(found["b"]) == 3
 
 
+def test_lines_name_a_few_steps_and_show_no_fall_where_there_is_none():
+    many = pd.DataFrame({"a": np.linspace(0, 1, 30)}, index=range(5, 155, 5))
+    ticks = drawn(plots.lines(many, xlabel="step")).get_xticks().tolist()
+    assert len(ticks) <= 10
+    assert max(ticks) == 150
+    flat = pd.DataFrame({"a": [0.8621, 0.8624]}, index=[10.0, 100.0])
+    axes = drawn(plots.lines(flat, xlabel="share"))
+    low, high = axes.get_ylim()
+    assert high - low >= 0.04
+    assert axes.get_xticks().tolist() == [10.0, 100.0]
+
+
 def test_residuals_are_drawn_with_their_quartiles():
     table = pd.DataFrame({"low": [-9.0], "median": [1.0], "high": [4.0]}, index=[25.0])
     bars = [e for e in plots.residuals({"a": table}) if type(e).__name__ == "ErrorBars"]

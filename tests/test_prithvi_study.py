@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import geowb
 from geowb.batch import load_study
 from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
-from geowb.errors import RequestError
+from geowb.errors import RequestError, RunFailed
 
 TINY = {
     "worlds": 3,
@@ -47,13 +48,15 @@ def sane(values):
 @pytest.mark.parametrize("task", ["flood", "burn_scar", "crop", "gap_filling"])
 def test_each_task_runs_and_leaves_models_scores_and_pictures(tmp_path, task):
     asked = {**TINY, "task": task, "most_regions": 2, "unseen": True, "few": ["prithvi"]}
-    asked["arms"] = ["prithvi", "random", "cgan"]
+    asked["arms"] = ["prithvi", "random", "frozen", "cgan"]
     if task == "crop":
         asked |= {"decoder": "unet", "arms": ["prithvi", "unet"]}
     result = run_study("prithvi_tasks", asked, out=tmp_path, progress=False)
     values = metrics(result)
     sane(values)
-    arms = {arm for arm in asked["arms"] if arm != "cgan" or task == "gap_filling"}
+    other = "frozen" if task == "gap_filling" else "cgan"
+    arms = {arm for arm in asked["arms"] if arm != other}
+    assert not (result.path / "models" / other).exists()
     for arm in arms:
         assert (result.path / "models" / arm / "model.safetensors").is_file()
         assert f"score/{arm}/labels-100" in values
@@ -65,6 +68,12 @@ def test_each_task_runs_and_leaves_models_scores_and_pictures(tmp_path, task):
         assert {f"iou/random/{name}" for name in CLASSES[task]} <= set(values)
         assert f"iou/prithvi/unseen/{CLASSES[task][1]}" in values  # of the region held out
         assert "steps/random/to-95" in values
+        assert values["trainable/frozen"] < values["trainable/prithvi"]
+        pretrained = geowb.models.build("prithvi_demo", weights="pretrained").encoder
+        for arm, same in (("frozen", True), ("prithvi", False)):
+            model = geowb.models.load(result.path / "models" / arm / "model.safetensors")
+            pairs = zip(pretrained.parameters(), model.encoder.parameters(), strict=True)
+            assert all(torch.equal(*pair) for pair in pairs) is same
     if task == "gap_filling":
         assert {"ssim/prithvi/missing", "ssim/cgan/missing", "ssim/linear/missing"} <= set(values)
         assert values["ssim/date_mean/published"] > values["ssim/date_mean/missing"]  # inflated
@@ -111,11 +120,32 @@ def test_real_chips_run_end_to_end(tmp_path, task):
         ({"shares": [0.0]}, "shares=0.0 is not above 0"),
         ({"steps": 32}, "steps is a multiple of val_every: 32 is none of 6; 30 and 36 are."),
         ({"chip_size": 60}, "A chip of 60 pixels is not made of whole patches"),
+        ({"task": "gap_filling", "chip_size": 40}, "A chip of 40 pixels is not for the arm 'cgan'"),
+        ({"masks": "hls_fmask_tiles"}, "is for gap filling alone; the task is flood"),
+        ({"task": "gap_filling", "masks": "hls_masks"}, "has no entry 'hls_masks'"),
+        ({"use_dates": [-1]}, "use_dates=-1 is below the smallest value allowed, 0"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_starts(asked, told):
     with pytest.raises(RequestError, match="was not started") as error:
         preflight("prithvi_tasks", asked)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"arms": ["cgan"]}, "No arm is left for flood, weights 'pretrained': not cgan."),
+        ({"arms": ["frozen", "prithvi"], "weights": ""}, "not cgan, prithvi, frozen."),
+        ({"task": "burn_scar", "class_weights": [1.0, 2.0]}, "no use of class_weights with the"),
+        ({"task": "gap_filling", "loss": "dice"}, "gap_filling makes no use of loss"),
+        ({"class_weights": [1.0, 2.0, 3.0]}, "3 class_weights, but 2 classes: ['dry', 'water']"),
+        ({"use_dates": [0, 1]}, "use_dates=[0, 1], but amazonia 0 has 1 date(s)"),
+    ],
+)
+def test_values_that_do_not_go_together_end_a_run_at_its_start(tmp_path, asked, told):
+    with pytest.raises(RunFailed, match="RequestError") as error:
+        run_study("prithvi_tasks", {**TINY, **asked}, out=tmp_path, progress=False)
     assert told in str(error.value)
 
 

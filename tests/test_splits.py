@@ -48,6 +48,12 @@ def test_too_few_scenes(scenes, groups):
         split_by_scene(cut(some, 16), groups)
 
 
+def test_a_scene_without_a_group_is_told(scenes, groups):
+    some = {name: group for name, group in groups.items() if name != "b-3"}
+    with pytest.raises(DataError, match="no group for the scenes b-3"):
+        split_by_scene(cut(scenes, 16), some)
+
+
 def test_a_group_that_is_held_out_is_in_no_split(scenes, groups):
     chips = split_by_scene(cut(scenes, 16), groups, unseen="b", seed=1)
     assert set(chips[chips["scene"].map(groups) == "b"]["split"]) == {"unseen"}

@@ -158,6 +158,22 @@ def test_resuming_gives_what_an_undisturbed_training_gives(parts, tmp_path, monk
         train(data, epochs=9, learning_rate=rate, resume=tmp_path / "last.ckpt")
 
 
+def test_what_was_best_is_found_where_its_folder_is_now(parts, tmp_path, monkeypatch):
+    _, _, data = parts
+    rate = {"learning_rate": 5.0}  # the first epochs are the best
+    whole = train(data, epochs=4, **rate)
+    cut_off(data, 4, tmp_path / "a", monkeypatch, **rate)
+    (tmp_path / "a").rename(tmp_path / "b")
+    rest = train(data, epochs=4, resume=tmp_path / "b" / "last.ckpt", **rate)
+    assert rest.kept_epoch == whole.kept_epoch < 3
+    for a, b in zip(rest.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-6)
+    assert not (tmp_path / "a").exists()
+    last = tmp_path / "b" / "last.ckpt"
+    with pytest.raises(RequestError, match="goes on in its own folder"):
+        train(data, epochs=4, resume=last, checkpoints=tmp_path / "c", **rate)
+
+
 @pytest.mark.parametrize("left", [1, 2])
 def test_a_last_batch_of_one_chip_does_no_harm(parts, left):
     scenes, chips, data = parts

@@ -163,6 +163,38 @@ def test_all_chips_of_one_class_are_refused(scenes):
         train(parts, build("unet", frames=3, outputs=2))
 
 
+def test_validation_on_one_class_is_refused(scenes, parts):
+    dry = {"a": scene(0, label=0)}
+    val = ChipDataset(dry, cut(dry, 16, label="flood"), label="flood")
+    with pytest.raises(DataError, match="validation chips are of the class 0: a map of that"):
+        train({**parts, "val": val}, build("unet", frames=3, outputs=2))
+
+
+def test_a_network_that_has_diverged_has_every_pixel_wrong():
+    target = torch.tensor([[[0, 0, 0, 1]]])
+    task = Segmentation(build("unet", outputs=2), {"options": {}, "learning_rate": 1.0})
+    task.model = torch.nn.Identity()
+    logged = []
+    task.log = lambda name, metric, **_: logged.append((name, metric))
+    for made, right in ((torch.nan, 0.0), (0.0, 0.375)):  # equal scores are the first class
+        task.validation_step({"image": torch.full((1, 2, 1, 4), made), "label": target}, 0)
+        assert logged[-1][1].compute().item() == right
+        logged[-1][1].reset()
+
+
+def test_labels_are_those_of_the_image_whatever_the_order_of_dims(scenes):
+    turned = {"a": scenes["a"].transpose("band", "x", "time", "y")}
+    chips = cut(scenes, 32, label="flood").query("scene == 'a'")
+    pd.testing.assert_frame_equal(chips, cut(turned, 32, label="flood"))
+    one, other = (ChipDataset(s, chips, label="flood")[1] for s in (scenes, turned))
+    for key in ("image", "label"):
+        assert torch.equal(one[key], other[key])
+    assert one["label"].dtype == torch.int64
+    maps = {"a": scenes["a"]["flood"].where(scenes["a"]["flood"] >= 0, 0)}
+    tables = [confusions(maps, s, label="flood", count=2) for s in (scenes, turned)]
+    pd.testing.assert_frame_equal(*tables)
+
+
 def test_labels_outside_the_classes_are_refused(scenes, parts):
     odd = {name: s.assign(flood=s.flood.where(s.flood < 1, 4)) for name, s in scenes.items()}
     wrong = {k: ChipDataset(odd, p.chips, label="flood") for k, p in parts.items()}

@@ -22,6 +22,7 @@ CHECKS = {
     "weights": "geowb.models.checks:check_weights",
     "accelerator": "geowb.models.checks:check_accelerator",
     "chip_size": "geowb.models.checks:check_chip_size",
+    "masks": "geowb.gaps.masks:check_masks",
     "multiple": "geowb.batch.checks:check_multiple",
 }
 #: In the place of a value that is wrong, so that the rest of the request can be judged.

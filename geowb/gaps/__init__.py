@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "chips": ["GapDataset", "clear_chips"],
         "fillers": ["RULES", "DateMean", "LinearInTime", "NetworkFiller", "TemporalNeighbour"],
-        "masks": ["cut_masks", "known_mask"],
+        "masks": ["check_masks", "cut_masks", "known_mask"],
         "measures": ["measure", "paired", "scores", "ssim_missing", "with_interval"],
         "pictures": ["chips_with_gaps", "fillings"],
         "scene": ["fill_gaps"],

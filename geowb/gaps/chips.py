@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GapDataset", "clear_chips"]
 
-#: Edge in pixels of the square that stays clear on some date: no model sees less than a patch.
-_SEEN = 16
+#: Edge in pixels of the square that stays clear on some date, so that a model sees a patch: 28 (in
+#: chips made of such squares) holds a whole one of 8, 14 or 16 pixels, 16 one of 8 or 16.
+_SEEN = (28, 16)
 
 
 def clear_chips(scenes: Scenes, size: int = 64, *, most_bad: float = 0.05) -> pd.DataFrame:
@@ -71,7 +72,7 @@ def clear_chips(scenes: Scenes, size: int = 64, *, most_bad: float = 0.05) -> pd
     table = pd.DataFrame(rows, columns=["scene", "sample", "y", "x", "size", "labelled"])
     if split:
         keys = zip(table["scene"], table["sample"], strict=True)
-        table["split"] = [str(np.asarray(split.get(key, ""))) for key in keys]
+        table["split"] = [str(np.asarray(split[key])) if key in split else np.nan for key in keys]
     return table
 
 
@@ -145,8 +146,8 @@ class GapDataset(ChipDataset):
                 f"masks are (n, y, x) of at least {size} x {size} pixels, the size of the chips; "
                 f"they were given as {self.masks.shape}."
             )
-        self._count = self._image(self.chips.iloc[0]).shape[1]
-        self._dates = _positions(dates, self._count)
+        self._frames = self._image(self.chips.iloc[0]).shape[1]
+        self._dates = _positions(dates, self._frames)
         self._fixed = False
 
     def plain(self) -> GapDataset:
@@ -174,14 +175,14 @@ class GapDataset(ChipDataset):
 
     def _missing(self, draw: np.random.Generator, size: int) -> np.ndarray:
         for _ in range(100):
-            missing = np.zeros((self._count, size, size), bool)
+            missing = np.zeros((self._frames, size, size), bool)
             for date in self._dates[draw.integers(len(self._dates))]:
                 mask = self.masks[draw.integers(len(self.masks))]
                 y, x = (draw.integers(n - size + 1) for n in mask.shape)
                 missing[date] = mask[y : y + size, x : x + size]
-            side = min(_SEEN, size)
+            side = next((side for side in _SEEN if size % side == 0), size)
             whole = missing[:, : size // side * side, : size // side * side]
-            squares = whole.reshape(self._count, size // side, side, size // side, side)
+            squares = whole.reshape(self._frames, size // side, side, size // side, side)
             if missing.any() and not squares.any((2, 4)).all():
                 return missing
         raise DataError(

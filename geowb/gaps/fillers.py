@@ -30,11 +30,16 @@ class _Rule(nn.Module):
         self.card = {"name": self.name, "frames": None, "weights": "no weights: a rule"}
 
     def fill(
-        self, x: torch.Tensor, missing: torch.Tensor, days: Sequence[float] | None = None
+        self,
+        x: torch.Tensor,
+        missing: torch.Tensor,
+        days: Sequence[float] | None = None,
+        means: torch.Tensor | None = None,
     ) -> Reconstruction:
         """Predict what is missing; as `geowb.models.masked.MaskedPrithvi.fill`.
 
-        ``days`` are the dates as numbers; the positions 0, 1, ... if None. ``hidden`` are the
+        ``days`` are the dates as numbers; the positions 0, 1, ... if None. ``means``
+        ``(B, C, T, 1, 1)`` are what `DateMean` says; those of `x` if None. ``hidden`` are the
         missing pixels, the loss is the mean square error over them in counts.
         """
         gap = _gap(x, missing)
@@ -43,8 +48,9 @@ class _Rule(nn.Module):
         if len(days) != x.shape[2]:
             raise ModelError(f"There are {len(days)} days for {x.shape[2]} dates.")
         shown = x.masked_fill(gap, torch.nan)
+        means = _date_mean(shown) if means is None else means
         made = self._rule(shown, days)
-        made = torch.where(torch.isnan(made), _date_mean(shown), made)
+        made = torch.where(torch.isnan(made), means, made)
         wanted = gap & torch.isfinite(x)
         square = (made - x.nan_to_num()).square() * wanted
         return Reconstruction(made, gap, square.sum() / wanted.sum().clamp_min(1))
@@ -75,7 +81,7 @@ class DateMean(_Rule):
     """
 
     def _rule(self, shown: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
-        return _date_mean(shown).expand_as(shown)
+        return torch.full_like(shown, torch.nan)
 
 
 class TemporalNeighbour(_Rule):

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from geowb.catalog import Source
 
-__all__ = ["cut_masks", "known_mask"]
+__all__ = ["check_masks", "cut_masks", "known_mask"]
+
+#: What says where clouds are; the first of them that a scene has is taken.
+_HELD = ("missing", "cloud_probability", "fmask")
 
 
 def cut_masks(
@@ -65,6 +68,21 @@ def cut_masks(
     return table.assign_coords(cover=("sample", windows[order].mean((1, 2))))
 
 
+def check_masks(value: str, *, catalog: str = "", task: str = "gap_filling") -> list[str]:
+    """Say what is wrong with an entry that masks are to be cut from; empty for simulated ones.
+
+    >>> check_masks("hls_fmask_tiles", task="flood")
+    ["masks='hls_fmask_tiles' is for gap filling alone; the task is flood."]
+    """
+    if not value:
+        return []
+    if task != "gap_filling":
+        return [f"masks='{value}' is for gap filling alone; the task is {task}."]
+    from geowb.catalog import check_source
+
+    return check_source(value, catalog=catalog, variables=["|".join(_HELD)])
+
+
 def _windows(scene: xr.Dataset, name: str, size: int) -> list[np.ndarray]:
     """Windows of all masks of a scene or set, ``(n, size, size)`` bool."""
     parts = []
@@ -85,7 +103,7 @@ def _windows(scene: xr.Dataset, name: str, size: int) -> list[np.ndarray]:
 
 def _masks(scene: xr.Dataset, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Masks ``(y, x)``, and where they are known."""
-    held = [one for one in ("missing", "cloud_probability", "fmask") if one in scene]
+    held = [one for one in _HELD if one in scene]
     if not held:
         raise DataError(
             f"'{name}' has no missing, cloud_probability or fmask, only {', '.join(scene)}: it "

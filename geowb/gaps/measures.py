@@ -79,7 +79,7 @@ def _sample_by_sample(
     made, true, gap, owner = _gapped(filled, truth, missing)
 
     def mean(values: torch.Tensor, where: torch.Tensor) -> np.ndarray:
-        return _mean_over(values, where, owner, len(truth)).cpu().numpy()
+        return _mean_over(values, where, owner, len(truth)).numpy()
 
     whole, mask = torch.ones_like(gap), gap[:, None]
     return pd.DataFrame(
@@ -119,6 +119,11 @@ def measure(
     Gaps are those of ``data.plain()``: the same for every model. `batch_size` chips are filled and
     scored at a time, on the GPU if there is one and `accelerator` (``auto``, ``cpu``, ``gpu``) lets
     it: a set of any size takes the memory of a batch.
+
+    Raises
+    ------
+    DataError
+        If what the model fills in is not finite, or nothing is missing in any chip.
     """
     data, tables = data.plain(), []
     with placed(model, accelerator) as device:
@@ -128,6 +133,11 @@ def measure(
             missing = torch.stack([item["missing"] for item in batch]).to(device)
             shown = image.masked_fill(missing[:, None], torch.nan)  # nothing can look at the truth
             made = model.fill(shown, missing).prediction
+            if not made.isfinite().all(1)[missing].all():
+                raise DataError(
+                    f"The filling of the chips {first} to {first + len(batch) - 1} is not finite: "
+                    "the model has diverged. Train it with a lower rate."
+                )
             tables.append(_sample_by_sample(made, image, missing))
     table = _over_all(pd.concat(tables, ignore_index=True))
     table.insert(0, "index", range(len(data)))
@@ -145,8 +155,18 @@ def with_interval(table: pd.DataFrame, *, repeats: int = 2000, seed: int = 0) ->
     and masks were drawn, not how it would be in other scenes.
     """
     values = table.drop(columns=["index"], errors="ignore")
+    return _interval(values, values.get("cover"), repeats, seed)
+
+
+def _interval(
+    values: pd.DataFrame, cover: pd.Series | None, repeats: int, seed: int
+) -> pd.DataFrame:
+    """Mean of each column with its interval; what is divided by the mean cover is drawn with it."""
     draws = np.random.default_rng(seed).integers(len(values), size=(repeats, len(values)))
     means = np.nanmean(values.to_numpy(float)[draws], axis=1)
+    if cover is not None and "mae_published" in values:
+        drawn = np.nanmean(cover.to_numpy(float)[draws], axis=1)
+        means[:, values.columns.get_loc("mae_published")] *= cover.mean() / drawn
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     return pd.DataFrame({"value": values.mean(), "low": low, "high": high})
 
@@ -169,7 +189,7 @@ def paired(
     keys = ["index", "cover"]
     if len(ours) != len(theirs) or not (ours[keys].to_numpy() == theirs[keys].to_numpy()).all():
         raise DataError("The two tables are of other chips or gaps: compare on one dataset.")
-    return with_interval((ours - theirs).drop(columns=keys), repeats=repeats, seed=seed)
+    return _interval((ours - theirs).drop(columns=keys), ours["cover"], repeats, seed)
 
 
 def _gapped(
@@ -190,9 +210,11 @@ def _ssim_map(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """SSIM at each pixel, ``(N, C, H, W)``."""
     if not len(made):
         return made
-    _, full = structural_similarity_index_measure(
-        made, true, data_range=1.0, reduction="none", return_full_image=True
-    )
+    # Differences of squares: half precision would give 0.98 for two equal images.
+    with torch.autocast(made.device.type, enabled=False):
+        _, full = structural_similarity_index_measure(
+            made.float(), true.float(), data_range=1.0, reduction="none", return_full_image=True
+        )
     return full
 
 
@@ -200,8 +222,9 @@ def _mean_over(
     values: torch.Tensor, where: torch.Tensor, owner: torch.Tensor, samples: int
 ) -> torch.Tensor:
     """Mean of ``(N, C, H, W)`` over bands and the pixels `where`, a sample at a time."""
-    total = (values.mean(1) * where).flatten(1).double().sum(1)
+    # On the CPU: not every accelerator has doubles.
+    total = (values.mean(1) * where).flatten(1).cpu().double().sum(1)
     sums, counts = total.new_zeros(2, samples).index_add(
-        1, owner, torch.stack((total, where.flatten(1).double().sum(1)))
+        1, owner.cpu(), torch.stack((total, where.flatten(1).cpu().double().sum(1)))
     )
     return sums / counts

@@ -86,7 +86,9 @@ def fillings(
         mean = f"error, mean {error[gap].mean():.4f}" if gap.any() else "no gap"
         last = name == list(filled)[-1]
         below.append(
-            panel.opts(**_axes(mean), cmap="magma_r", clim=(0, limit), colorbar=last, clabel="")
+            panel.opts(
+                **_axes(mean), cmap="magma_r", clim=(0, limit), colorbar=last, clabel="reflectance"
+            )
         )
     return _laid_out(panels + below, 2 + len(filled), title)
 
@@ -108,7 +110,7 @@ def _planes(
 def _axes(title: str) -> dict[str, Any]:
     return {
         **{"title": title, "xaxis": None, "yaxis": None, "aspect": "equal"},
-        "fontsize": {"title": 8, "cticks": 6},
+        "fontsize": {"title": 8, "cticks": 6, "clabel": 7},
     }
 
 

@@ -29,6 +29,7 @@ FLAGS = (
     "mean_of_date",
 )
 _TILE = 64  # of a model whose card names no size
+_STRIP = 2**16  # pixels of a date that a rule fills at a time
 
 
 def fill_gaps(
@@ -63,7 +64,8 @@ def fill_gaps(
         `geowb.models.cgan.CGAN`, a `geowb.gaps.NetworkFiller`.
     tile, overlap
         Edge of what the model sees at a time, and what neighbours share of it, in pixels; by
-        default the size of its training chips, and half of that and half a patch. Neighbours fade
+        default the size that its card names (64 if it names none), and half of that and half a
+        patch. Neighbours fade
         into each other.
     batch_size
         Tiles that the model fills at a time: bounds the memory that it takes.
@@ -101,14 +103,32 @@ def fill_gaps(
     made = np.full(series.values.shape, np.nan, np.float32)
     with torch.no_grad(), placed(filler, accelerator) as device:
         if filler.card["frames"] is None:
-            x, missing = _tensors(series, slice(None))
-            filled = filler.fill(x.to(device), missing.to(device), days=series.days)
-            made[:] = filled.prediction[0].transpose(0, 1).cpu()
+            _by_rows(series, filler, made)
         else:
             axes = _axes(series, filler, tile, overlap)
             _by_tiles(series, filler, axes, batch_size, device, made, progress)
     flags = _complete(series, made)
     return _result(scene, series, made, flags, filler)
+
+
+def _by_rows(series: Series, rule: nn.Module, made: np.ndarray) -> None:
+    """Let a rule fill some rows at a time: it takes several times what it is given."""
+    means = torch.from_numpy(_date_means(series).astype(np.float32).T[None, ..., None, None])
+    height, width = series.values.shape[-2:]
+    step = max(1, _STRIP // width)
+    for first in range(0, height, step):
+        rows = np.s_[..., first : first + step, :]
+        x, missing = _tensors(series, rows)
+        filled = rule.fill(x, missing, days=series.days, means=means)
+        made[rows] = filled.prediction[0].transpose(0, 1)
+
+
+def _date_means(series: Series) -> np.ndarray:
+    """Mean of the clear pixels of each date, of all dates for one that has none; ``(T, C)``."""
+    clear = (~series.missing).sum((1, 2))[:, None]
+    sums = np.stack([np.nansum(date, (1, 2), dtype=np.float64) for date in series.values])
+    with np.errstate(invalid="ignore"):
+        return np.where(clear > 0, sums / clear, sums.sum(0) / clear.sum())
 
 
 def _axes(series: Series, filler: nn.Module, tile: int, overlap: int | None) -> tuple[Axis, Axis]:
@@ -219,11 +239,8 @@ def _complete(series: Series, made: np.ndarray) -> np.ndarray:
     if rows.size:
         x, gap = _tensors(series, np.s_[..., rows, columns])
         lines = LinearInTime().fill(x, gap, days=series.days).prediction[0, :, :, 0].numpy()
-        with np.errstate(invalid="ignore"):
-            clear = (~missing).sum((1, 2))[:, None]
-            sums = np.nansum(series.values, (2, 3), dtype=np.float64)
-            mean = np.where(clear > 0, sums / clear, sums.sum(0) / clear.sum())  # (T, C)
-        lines = np.where(never[rows, columns], mean.T[..., None], lines).transpose(1, 0, 2)
+        mean = _date_means(series).T[..., None]
+        lines = np.where(never[rows, columns], mean, lines).transpose(1, 0, 2)
         here = left[:, None, rows, columns]
         made[:, :, rows, columns] = np.where(here, lines, made[:, :, rows, columns])
     return flags

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torchmetrics import MeanMetric
 
+from geowb.errors import RequestError
 from geowb.gaps.measures import ssim_missing
 from geowb.train import Task
 
@@ -33,7 +34,7 @@ class GapFilling(Task):
 
     def __init__(self, model: torch.nn.Module, plan: dict[str, Any]) -> None:
         super().__init__(model, plan)
-        self.ssim = MeanMetric()
+        self.ssim = MeanMetric(nan_strategy="disable")  # a network that has diverged scores NaN
 
     def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
         made = self.model.fill(batch["image"], batch["missing"])
@@ -47,10 +48,11 @@ class GapFilling(Task):
 
     @torch.no_grad()
     def _note(self, filled: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        found = ssim_missing(filled.detach(), batch["image"], batch["missing"])
-        found = found[torch.isfinite(found)]
-        if len(found):
-            self.ssim.update(found.float())
+        image, missing = batch["image"], batch["missing"]
+        found = ssim_missing(filled.detach(), image, missing).to(image.device)
+        there = (missing & torch.isfinite(image).all(1)).flatten(1).any(1)
+        if there.any():
+            self.ssim.update(found[there].float())
             self._log("val", self.ssim)
 
 
@@ -62,7 +64,8 @@ class Adversarial(GapFilling):
     As published (github ClarkCGA/gfm-gap-filling-baseline, trainer.py): Adam without momentum at a
     constant rate for generator and discriminators, whose rate is a fifth of the generator's; one
     step of each a batch. The schedule and the decay of the plan are not used. A step of the
-    training is one of the generator. Option: ``alpha``, the weight of the square error.
+    training is one of the generator. Option: ``alpha``, the weight of the square error. It has no
+    precision 16-mixed, whose scaled gradients the discriminators would take as they are.
     """
 
     def __init__(self, model: torch.nn.Module, plan: dict[str, Any]) -> None:
@@ -71,6 +74,8 @@ class Adversarial(GapFilling):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return Adam for the generator and for the discriminators."""
+        if self.trainer.precision == "16-mixed":
+            raise RequestError("A GAN is trained with the precision 32-true or bf16-mixed here.")
         rate = self.plan["learning_rate"]
         return [
             torch.optim.Adam(self.model.generator.parameters(), rate, betas=_BETAS),

@@ -100,6 +100,7 @@ class CGAN(nn.Module):
         """
         shown, gap, truth = self.parts(x, missing)
         made = self.generate(shown)
+        made = made.float() if made.dtype.itemsize < 4 else made  # of mixed precision
         return Reconstruction(made * 1e4, gap, self.error(made, truth, gap))
 
     def can_fill(self, x: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
@@ -115,7 +116,7 @@ class CGAN(nn.Module):
         """
         bands, frames = len(self.card["bands"]), self.card["frames"]
         good = x.ndim == 5 and x.shape[1:3] == (bands, frames)
-        step = 2 ** self.card["halvings"]
+        step = _step(self.card["halvings"], self.card["scales"])
         if not good or any(side % step or side < 2 * step for side in x.shape[-2:]):
             raise ModelError(
                 f"'{self.card['name']}' takes (batch, {bands} bands, {frames} dates, y, x) with y "
@@ -158,6 +159,11 @@ class CGAN(nn.Module):
         return square.sum() / wanted.sum().clamp_min(1)
 
 
+def _step(halvings: int, scales: int) -> int:
+    """Return what an edge is a multiple of, so that squares are whole for all of its networks."""
+    return max(2**halvings, 8 * 2 ** (scales - 1))
+
+
 def cgan_card(
     *,
     bands: Sequence[str] = HLS6,
@@ -182,8 +188,9 @@ def cgan_card(
     sizes = {"frames": frames, "width": width, "halvings": halvings, "scales": scales}
     if min(sizes.values()) < 1 or blocks < 0 or not bands:
         raise ModelError(f"A CGAN has bands and sizes of 1 or more: {sizes}, blocks {blocks}.")
-    if size % 2**halvings or size < 2 ** (halvings + 1):
-        raise ModelError(f"size {size} is no multiple of {2**halvings}, or less than twice that.")
+    step = _step(halvings, scales)
+    if size % step or size < 2 * step:
+        raise ModelError(f"size {size} is no multiple of {step}, or less than twice that.")
     return {
         "kind": "cgan",
         "name": "cgan",

@@ -7,7 +7,7 @@ where a GPU is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +129,25 @@ def _lacks(path: Path | str, shapes: Mapping[str, tuple[int, ...]], model: str) 
     return []
 
 
-def check_chip_size(value: int, *, model: str) -> list[str]:
+def check_chip_size(
+    value: int, *, model: str, arms: Sequence[str] = (), task: str = "gap_filling"
+) -> list[str]:
     """Say so if chips of this edge are not made of whole patches of a Prithvi.
 
     >>> check_chip_size(60, model="prithvi_demo")
     ["A chip of 60 pixels is not made of whole patches: those of 'prithvi_demo' have 8."]
+    >>> check_chip_size(40, model="prithvi_demo", arms=["cgan"])
+    ["A chip of 40 pixels is not for the arm 'cgan': it takes multiples of 16 from 32 on."]
+
+    A conditional GAN, where one is among the `arms` that fill gaps, halves them four times.
     """
-    patch = registry.MODELS[model].encoder["patch_size"][1] if model in registry.MODELS else 1
-    if value % patch == 0:
-        return []
-    return [
-        f"A chip of {value} pixels is not made of whole patches: those of '{model}' have {patch}."
-    ]
+    sizes = registry.MODELS[model].encoder if model in registry.MODELS else {}
+    patch, told = sizes.get("patch_size", (1, 1))[1], f"A chip of {value} pixels is not"
+    if value % patch:
+        return [f"{told} made of whole patches: those of '{model}' have {patch}."]
+    if "cgan" in arms and task == "gap_filling" and (value % 16 or value < 32):
+        return [f"{told} for the arm 'cgan': it takes multiples of 16 from 32 on."]
+    return []
 
 
 def check_accelerator(value: str) -> list[str]:
@@ -152,10 +159,12 @@ def check_accelerator(value: str) -> list[str]:
     known = ("auto", "cpu", "gpu", "cuda", "mps")
     if value not in known:
         return [f"accelerator is '{value}'. Known: {', '.join(known)}."]
-    if value != "gpu":
+    if value in ("auto", "cpu"):
         return []
     import torch
 
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if here.get(value, any(here.values())):
         return []
-    return ["accelerator is 'gpu', but torch finds no GPU here: use 'auto' or 'cpu'."]
+    kind = "GPU" if value == "gpu" else "such GPU"
+    return [f"accelerator is '{value}', but torch finds no {kind} here: use 'auto' or 'cpu'."]

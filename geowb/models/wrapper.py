@@ -14,6 +14,7 @@ from torch import nn
 
 from geowb.bands import HLS6, STATISTICS
 from geowb.errors import ModelError, RequestError, did_you_mean
+from geowb.models.checks import check_accelerator
 from geowb.models.registry import ModelSpec, spec
 
 __all__ = ["PixelModel", "build", "placed", "trainable"]
@@ -99,7 +100,9 @@ class PixelModel(nn.Module):
         y = self.network(normal, **self._coordinates(x, temporal_coords, location_coords))
         y = getattr(y, "output", y)
         y = y if y.ndim == 4 else y.unsqueeze(1)
-        y = y[..., :height, :width] * self.card["output_std"] + self.card["output_mean"]
+        y = y[..., :height, :width]
+        y = y.float() if y.dtype.itemsize < 4 else y  # half precision knows 150 and 151, not 150.5
+        y = y * self.card["output_std"] + self.card["output_mean"]
         return y.relu() if self.card["non_negative"] else y
 
     def features(
@@ -391,17 +394,20 @@ _FAMILIES = {"swin": _build_swin, "prithvi": _build_prithvi, "unet": _build_unet
 
 @contextmanager
 def placed(model: nn.Module, accelerator: str) -> Iterator[torch.device]:
-    """Put a model in eval mode on the GPU, if there is one and it is wanted, and back at the end.
+    """Put a model in eval mode on CUDA, if it is here and wanted, and back at the end.
 
     >>> with placed(build("unet"), "cpu") as device:
     ...     print(device)
     cpu
     """
+    if problems := check_accelerator(accelerator):
+        raise RequestError(problems[0])
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    gpu = accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda") if gpu else home
-    model.to(device).eval()
+    gpu = accelerator not in ("cpu", "mps") and torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    model.eval()
     try:
+        model.to(device)
         yield device
     finally:
         model.to(home)

@@ -245,7 +245,7 @@ def fit(
         )
     keep = "last" if val is None else keep
     watched = f"val_{task.score}"
-    _check_request(plan, accelerator, precision, keep, resume)
+    _check_request(plan, accelerator, precision, keep, checkpoints, resume)
     ready = task.ready(train, val)
     if len(ready) == 1:
         raise DataError("A single training chip can be learnt from: batch normalisation needs two.")
@@ -254,7 +254,7 @@ def fit(
     lines, memory = _Progress(plan, task, units, progress), PeakMemory()
     with tempfile.TemporaryDirectory() as scratch, quiet():
         kept = checkpoints or (Path(resume).parent if resume else None)
-        best = ModelCheckpoint(
+        best = _Checkpoints(
             dirpath=kept or scratch,
             filename="best",
             monitor=watched if keep == "best" else None,
@@ -297,8 +297,27 @@ def fit(
     return Fit(model.cpu().eval(), history, *took, keep, task.score, task.mode)
 
 
+class _Checkpoints(ModelCheckpoint):
+    """Lightning's, which forgets what was best when its folder has been moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Look for all files in the folder where they are now."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        moved = {k: here(v) for k, v in state_dict.items() if k.endswith("_model_path")}
+        moved["best_k_models"] = {here(k): v for k, v in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath})
+
+
 def _check_request(
-    plan: dict[str, Any], accelerator: str, precision: str, keep: str, resume: str | Path | None
+    plan: dict[str, Any],
+    accelerator: str,
+    precision: str,
+    keep: str,
+    checkpoints: str | Path | None,
+    resume: str | Path | None,
 ) -> None:
     epochs, steps, every = plan["epochs"], plan["steps"], plan["val_every"]
     if (epochs >= 1) == (steps >= 1) or (steps and (every < 1 or steps % every)):
@@ -323,6 +342,11 @@ def _check_request(
         return
     if not Path(resume).is_file():
         raise RequestError(f"There is no checkpoint {resume} to resume from.")
+    if checkpoints and Path(checkpoints).resolve() != Path(resume).resolve().parent:
+        raise RequestError(
+            f"{resume} goes on in its own folder, where the best weights are: leave out "
+            f"checkpoints ({checkpoints})."
+        )
     before = torch.load(resume, map_location="cpu", weights_only=False).get("plan")
     if before != plan:
         raise RequestError(f"{resume} is a checkpoint of another training: {before}, not {plan}.")

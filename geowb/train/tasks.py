@@ -171,6 +171,11 @@ class Segmentation(Task):
                 f"All labelled pixels of the {len(labelled)} training chips are of the class "
                 f"{found[0]}: two are needed to learn from. Take more chips or another seed."
             )
+        if val is not None and len(found := val.classes()) < 2:
+            raise DataError(
+                f"All labelled pixels of the {len(val)} validation chips are of the class "
+                f"{found[0]}: a map of that class alone would be the best. Validate on more chips."
+            )
         return labelled
 
     def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
@@ -178,10 +183,16 @@ class Segmentation(Task):
         _check_classes(target, prediction.shape[1])
         score = self.scores["fit" if part == "train" else part]
         if (target >= 0).any():
-            score.update(prediction.detach(), target)
+            score.update(_called(prediction.detach(), target), target)
             self._log(part, score)
         how = {"name": self.options.get("loss", "cross_entropy")}
         return class_loss(prediction, target, weights=self.options.get("class_weights", ()), **how)
+
+
+def _called(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Class of each pixel; where the network has diverged, one that is not the right one."""
+    wrong = (target + 1).remainder(prediction.shape[1])
+    return torch.where(prediction.isfinite().all(1), prediction.argmax(1), wrong)
 
 
 def _check_classes(target: torch.Tensor, count: int) -> None:
