@@ -66,6 +66,19 @@ def test_a_network_that_has_diverged_loses_and_is_told(data: GapDataset) -> None
         measure(lost.model, data)
 
 
+def test_one_lost_sample_is_not_left_out_of_the_score(data: GapDataset) -> None:
+    task = GapFilling(NetworkFiller.build("unet"), {"learning_rate": 1.0})
+    task.log = lambda *_, **__: None
+    items = [data.plain()[i] for i in range(2)]
+    batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "missing")}
+    filled = batch["image"].clone()
+    task._note(filled, batch)
+    assert task.ssim.compute() == pytest.approx(1.0)
+    filled[0] = torch.nan
+    task._note(filled, batch)
+    assert task.ssim.compute().isnan()
+
+
 def test_the_discriminators_take_no_scaled_gradients(data: GapDataset) -> None:
     class Trainer:
         precision = "16-mixed"
