@@ -259,7 +259,7 @@ def lines(
 ) -> hv.Overlay:
     """Draw a line a column of the table against its index; NaN is left out.
 
-    At most ten of the index are named; the vertical axis spans 5 % of what is on it or more, so
+    At most eight of the index are named; the vertical axis spans 5 % of what is on it or more, so
     that a difference of nothing does not look like a fall.
 
     >>> lines(pd.DataFrame({"U-Net": [80.0, 66.0]}, index=[0.1, 1.0]), xlabel="share of labels")
@@ -267,7 +267,7 @@ def lines(
     """
     hv = holoviews()
     ticks, drawn = sorted(table.index), []
-    ticks = ticks[(len(ticks) - 1) % (step := math.ceil(len(ticks) / 10) or 1) :: step]
+    ticks = ticks[(len(ticks) - 1) % (step := math.ceil(len(ticks) / 8) or 1) :: step]
     low, high = table.min(axis=None), table.max(axis=None)
     room = (0.05 * abs(low + high) / 2 - (high - low)) / 2
     axis = {"ylim": (low - room, high + room)} if room > 0 else {}

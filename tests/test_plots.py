@@ -111,7 +111,7 @@ def test_lines_leave_gaps_out_and_mark_the_points():
 def test_lines_name_a_few_steps_and_show_no_fall_where_there_is_none():
     many = pd.DataFrame({"a": np.linspace(0, 1, 30)}, index=range(5, 155, 5))
     ticks = drawn(plots.lines(many, xlabel="step")).get_xticks().tolist()
-    assert len(ticks) <= 10
+    assert len(ticks) <= 8
     assert max(ticks) == 150
     flat = pd.DataFrame({"a": [0.8621, 0.8624]}, index=[10.0, 100.0])
     axes = drawn(plots.lines(flat, xlabel="share"))
