@@ -208,8 +208,8 @@ def rounding(tasks: dict[str, pd.DataFrame], again: dict[str, pd.DataFrame]) -> 
     task, arm, seed = furthest
     mean = sum(abs(once - other) for once, other in apart.values()) / len(apart)
     once, other = apart[furthest]
-    return f"""The runs of the wider search below had two threads, those above one, which rounds sums
-otherwise. {len(apart)} trainings are the same but for that (arm, seed and rate).
+    return f"""The runs of the wider search below had two threads, those above one, so that sums
+are rounded otherwise. {len(apart)} trainings are the same but for that (arm, seed and rate).
 Their mean IoU differs by {mean:.3f} on average, and by {abs(once - other):.3f} at most:
 `{arm}` on {TITLES[task].lower()}, seed {seed}, has {once:.3f} and {other:.3f}.
 So much of a difference between two arms of one seed is luck of the training."""
