@@ -250,6 +250,16 @@ def test_masks_that_leave_nothing_are_drawn_again_or_refused() -> None:
         assert not missing.all()
     with pytest.raises(DataError, match="100 masks in a row"):
         GapDataset(scenes, chips, np.zeros((2, 32, 32), bool))[0]
+    # A clear square of 16 is enough, but in chips of 56, which patches of 14 fill.
+    for size, enough in ((40, True), (56, False)):
+        cover = np.ones((1, size, size), bool)
+        cover[:, :16, :16] = False
+        data = GapDataset(scenes, clear_chips(scenes, size), cover, dates=[0, 1, 2])
+        if enough:
+            assert data[0]["missing"].any()
+            continue
+        with pytest.raises(DataError, match="100 masks in a row"):
+            data[0]
     with pytest.raises(RequestError, match="at least 32 x 32"):
         GapDataset(scenes, chips, np.zeros((2, 31, 40), bool))
 

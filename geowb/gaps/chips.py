@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GapDataset", "clear_chips"]
 
-#: Edge in pixels of the square that stays clear on some date, so that a model sees a patch: 28 (in
-#: chips made of such squares) holds a whole one of 8, 14 or 16 pixels, 16 one of 8 or 16.
-_SEEN = (28, 16)
+#: Edge in pixels of the square that stays clear on some date, so that a model sees a patch: 16 holds
+#: a whole one of 8 or 16 pixels; 28, in chips that are made of such squares, one of 14 too.
+_SEEN, _SEEN_14 = 16, 28
 
 
 def clear_chips(scenes: Scenes, size: int = 64, *, most_bad: float = 0.05) -> pd.DataFrame:
@@ -103,8 +103,8 @@ class GapDataset(ChipDataset):
 
     An item has ``image`` (C, T, H, W) in counts, the truth everywhere; ``missing`` (T, H, W) bool;
     ``index``, the row in ``chips``. The mask depends on `seed`, the epoch and the chip alone, and
-    leaves some pixel missing and a square of 16 pixels clear; that of `plain` does not depend on
-    the epoch.
+    leaves some pixel missing and a square of 16 pixels clear (28 in chips made of such); that of
+    `plain` does not depend on the epoch.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class GapDataset(ChipDataset):
                 mask = self.masks[draw.integers(len(self.masks))]
                 y, x = (draw.integers(n - size + 1) for n in mask.shape)
                 missing[date] = mask[y : y + size, x : x + size]
-            side = next((side for side in _SEEN if size % side == 0), size)
+            side = min(_SEEN if size % _SEEN_14 else _SEEN_14, size)
             whole = missing[:, : size // side * side, : size // side * side]
             squares = whole.reshape(self._frames, size // side, side, size // side, side)
             if missing.any() and not squares.any((2, 4)).all():

@@ -65,8 +65,7 @@ def fill_gaps(
     tile, overlap
         Edge of what the model sees at a time, and what neighbours share of it, in pixels; by
         default the size that its card names (64 if it names none), and half of that and half a
-        patch. Neighbours fade
-        into each other.
+        patch. Neighbours fade into each other.
     batch_size
         Tiles that the model fills at a time: bounds the memory that it takes.
     accelerator
