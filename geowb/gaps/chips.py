@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GapDataset", "clear_chips"]
 
-#: Edge in pixels of the square that stays clear on some date, so that a model sees a patch: 16 holds
-#: a whole one of 8 or 16 pixels; 28, in chips that are made of such squares, one of 14 too.
+#: Edge in pixels of the square that stays clear on some date, so that a model sees a patch: 16
+#: holds a whole one of 8 or 16 pixels; 28, in chips that are made of such squares, one of 14 too.
 _SEEN, _SEEN_14 = 16, 28
 
 
