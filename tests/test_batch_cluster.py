@@ -152,6 +152,7 @@ def test_a_killed_cluster_worker_costs_its_run_another_attempt_only(study, clust
     going = Sweep(study, *words, "--scheduler", cluster.address)
     assert until(lambda: waiting(log) == 2 and len(ends(log)) == 2)
     os.killpg(cluster.workers[0].pid, signal.SIGKILL)  # the nanny too: it does not come back
+    assert until(lambda: waiting(log) == 1)  # its kernel notices within a second or so
     log.with_name("log.go").touch()
     status, _, told = going.end()
     assert status == 0, told
