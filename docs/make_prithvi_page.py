@@ -197,20 +197,19 @@ The pretrained model has {untrained} on the test chips as it comes, before any s
 
 def rounding(tasks: dict[str, pd.DataFrame], again: dict[str, pd.DataFrame]) -> str:
     """Say how far trainings lie apart that differ in the order of their sums alone."""
-    apart = {}
+    pairs = []
     for task, runs in again.items():
         for arm in ("prithvi", "random"):
-            pair = [of(one, f"score/{arm}/labels-100") for one in (tasks[task], runs)]
-            rates = [of(one, f"learning_rate/{arm}") for one in (tasks[task], runs)]
-            alike = pd.DataFrame({"once": pair[0], "again": pair[1]})[rates[0] == rates[1]]
-            apart |= {(task, arm, seed): tuple(row) for seed, row in alike.iterrows()}
-    furthest = max(apart, key=lambda key: abs(apart[key][0] - apart[key][1]))
-    task, arm, seed = furthest
-    mean = sum(abs(once - other) for once, other in apart.values()) / len(apart)
-    once, other = apart[furthest]
+            score, keys = f"score/{arm}/labels-100", ["seed", f"learning_rate/{arm}"]
+            columns = [*keys, score]
+            both = tasks[task][columns].merge(runs[columns], on=keys)
+            rows = both[["seed", f"{score}_x", f"{score}_y"]].itertuples(index=False)
+            pairs += [(abs(one - two), task, arm, seed, one, two) for seed, one, two in rows]
+    most, task, arm, seed, once, other = max(pairs)
+    mean = sum(pair[0] for pair in pairs) / len(pairs)
     return f"""The runs of the wider search below had two threads, those above one, so that sums
-are rounded otherwise. {len(apart)} trainings are the same but for that (arm, seed and rate).
-Their mean IoU differs by {mean:.3f} on average, and by {abs(once - other):.3f} at most:
+are rounded otherwise. {len(pairs)} trainings are the same but for that (arm, seed and rate).
+Their mean IoU differs by {mean:.3f} on average, and by {most:.3f} at most:
 `{arm}` on {TITLES[task].lower()}, seed {seed}, has {once:.3f} and {other:.3f}.
 So much of a difference between two arms of one seed is luck of the training."""
 

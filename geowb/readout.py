@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from geowb.chips import with_labels
 from geowb.errors import ModelError, RequestError
 from geowb.lines import Line
-from geowb.models.checks import check_accelerator
 from geowb.models.wrapper import placed
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def fit_linear(
     Hoerl and Kennard 1970, Ridge Regression, with standardised predictors.
     """
     penalties = tuple(map(float, penalties))
-    _check(model, penalties, batch_size, accelerator)
+    _check(model, penalties, batch_size)
     train, val = with_labels(train, val).plain(), val.labelled_only().plain()
     began, line = time.perf_counter(), Line() if progress else None
     with placed(model, accelerator):
@@ -122,9 +121,7 @@ def fit_linear(
     return result
 
 
-def _check(
-    model: PixelModel, penalties: Sequence[float], batch_size: int, accelerator: str
-) -> None:
+def _check(model: PixelModel, penalties: Sequence[float], batch_size: int) -> None:
     card = model.card
     if card.get("decoder") != "linear" or card["outputs"] != 1 or not card["freeze_backbone"]:
         raise RequestError(
@@ -138,8 +135,6 @@ def _check(
         )
     if batch_size < 1:
         raise RequestError(f"batch_size must be at least 1; it is {batch_size}.")
-    if problems := check_accelerator(accelerator):
-        raise RequestError(problems[0])
 
 
 def _sums(

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from geowb.bands import HLS6
 from geowb.errors import ModelError, WeightsMismatch
 from geowb.models import build, check_weights, load, save, trainable
+from geowb.models.cgan import cgan_card
 from geowb.models.checks import check_accelerator, check_chip_size
 from geowb.models.registry import tensor_shapes
 from geowb.models.weights import read_checkpoint
@@ -294,6 +296,13 @@ def test_chips_of_models_without_patches_are_of_any_size():
     arms = {"model": "prithvi_demo", "arms": ["prithvi", "cgan"]}
     assert "for the arm 'cgan'" in check_chip_size(40, **arms)[0]
     assert check_chip_size(40, **arms, task="flood") == check_chip_size(64, **arms) == []
+
+
+@pytest.mark.parametrize("size", range(16, 104, 8))
+def test_chips_that_a_gan_refuses_are_refused_before_a_run(size):
+    told = check_chip_size(size, model="prithvi_demo", arms=["cgan"])
+    with pytest.raises(ModelError) if told else nullcontext():
+        cgan_card(size=size)
 
 
 def test_misfits_name_keys_and_shapes(tmp_path):
