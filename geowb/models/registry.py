@@ -110,6 +110,9 @@ _PRITHVI_DEMO = {
     "decoder_depth": 2,
     "decoder_num_heads": 6,
 }
+#: The MAE ViT-B/16 of neural embedding compression: one date, 224 pixels.
+_MAE_B = {**_VIT, "num_frames": 1}
+_MAE_DEMO = {**_PRITHVI_DEMO, "num_frames": 1, "img_size": 128}
 _SWIN_B = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 _SWIN_DEMO = {"embed_dim": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
 
@@ -132,6 +135,18 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             family="prithvi",
             encoder=_PRITHVI_DEMO,
             source="the build of prithvi_eo_v1_100, smaller",
+        ),
+        "mae_vit_b16": ModelSpec(
+            title="MAE ViT-B/16 encoder, UPerNet decoder",
+            family="prithvi",
+            encoder=_MAE_B,
+            source="He et al. 2022; Gomes and Brunschwiler 2024 (IBM/neural-embedding-compression)",
+        ),
+        "mae_demo": ModelSpec(
+            title="MAE encoder of 192 channels, UPerNet decoder",
+            family="prithvi",
+            encoder=_MAE_DEMO,
+            source="the build of mae_vit_b16, smaller",
         ),
         "prithvi_swin_B": ModelSpec(
             title="Swin-B encoder (Prithvi), UPerNet decoder",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from geowb.bands import HLS6
 from geowb.errors import ModelError, RequestError
 from geowb.models.registry import MODELS, spec
 from geowb.pretrain.sampling import Sampling
@@ -170,9 +171,11 @@ def _maskable() -> str:
 _FIRST, _HELD_OUT = 300, range(390, 392)
 
 
-def _demo(worlds: int, frames: int, count: int) -> dict[str, Any]:
+def _demo(
+    worlds: int, frames: int, count: int, size: int = 64, bands: Sequence[str] = HLS6
+) -> dict[str, Any]:
     seeds = range(_FIRST, _FIRST + worlds)
-    chips = Sampling("world_year", seeds=seeds, size=64, frames=frames, count=count)
+    chips = Sampling("world_year", seeds=seeds, size=size, frames=frames, count=count, bands=bands)
     return {"sampling": chips, "held_out": replace(chips, seeds=_HELD_OUT, count=64)}
 
 
@@ -187,6 +190,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             jitter=0.15,
             normalise="published",
             fewer_dates=0.4,
+            stored="float16",
+        ),
+        "mae_demo": Recipe(
+            "mae_demo",
+            **_demo(worlds=40, frames=1, count=6144, size=128, bands=("RED", "GREEN", "BLUE")),
+            steps=4000,
+            learning_rate=1.5e-3,
+            jitter=0.3,
+            normalise="published",
             stored="float16",
         ),
         "swin_demo": Recipe(
