@@ -13,6 +13,7 @@ from collections.abc import Iterable
 __all__ = [
     "CatalogError",
     "ChecksumError",
+    "CorruptStream",
     "DataError",
     "DownloadError",
     "GeowbError",
@@ -42,6 +43,10 @@ class CatalogError(RequestError):
 
 class DataError(GeowbError):
     """Data that was opened is not what the caller needs."""
+
+
+class CorruptStream(DataError):
+    """Compressed data are damaged, or were made with other tables than those at hand."""
 
 
 class DownloadError(GeowbError):

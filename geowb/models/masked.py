@@ -32,12 +32,14 @@ class Reconstruction:
     """What a masked model made of chips.
 
     ``prediction`` (B, C, T, H, W) in counts, everywhere; ``hidden`` (B, 1, T, H, W) bool, where
-    the model saw nothing; ``loss``, over hidden pixels that have data, in normalised units.
+    the model saw nothing; ``loss``, over hidden pixels that have data, in normalised units;
+    ``bits`` (B,), what the encoder's tokens cost, of a model with a prior between (`geowb.nec`).
     """
 
     prediction: torch.Tensor
     hidden: torch.Tensor
     loss: torch.Tensor
+    bits: torch.Tensor | None = None
 
 
 class MaskedModel(nn.Module):
@@ -112,12 +114,12 @@ class MaskedModel(nn.Module):
         normal = (x - self.mean) / self.std
         valid = torch.isfinite(normal)
         normal = normal.nan_to_num(posinf=0.0, neginf=0.0)
-        prediction = self._predict(normal, order, kept, off)
+        prediction, bits = self._predict(normal, order, kept, off)
         hidden = _enlarged(off, self.unit)[:, None].expand(-1, -1, x.shape[2], -1, -1)
         wanted = (hidden & valid).to(prediction.dtype)
         error = self._error(prediction, normal) * wanted
         loss = error.sum() / wanted.sum().clamp_min(1.0)
-        return Reconstruction(prediction * self.std + self.mean, hidden, loss)
+        return Reconstruction(prediction * self.std + self.mean, hidden, loss, bits)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Encode whole chips: ``(B, D, H / 8, W / 8)``, all dates (or stages) side by side.
@@ -147,8 +149,8 @@ class MaskedModel(nn.Module):
 
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
-    ) -> torch.Tensor:
-        """Predict ``x``, of which the units `off` are hidden.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Predict ``x``, of which the units `off` are hidden; and the bits that it took, if any.
 
         The units ``order[:, :kept]`` are shown, but for those of them that are `off`.
         """
@@ -241,33 +243,53 @@ class MaskedPrithvi(MaskedModel):
 
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # Samples that show fewer are filled up with hidden tokens, to which nothing attends.
+        padding = off.flatten(1).gather(1, order[:, :kept])
+        latent, bits = self._between(self._encode_shown(x, order[:, :kept], padding))
+        return self._decode_shown(latent, order, padding, x.shape[-3:]), bits
+
+    def _between(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pass tokens ``(B, 1 + shown, D)`` on from encoder to decoder; give their bits ``(B,)``."""
+        return latent, None
+
+    def _encode_shown(
+        self, x: torch.Tensor, shown: torch.Tensor, padding: torch.Tensor
     ) -> torch.Tensor:
-        encoder, decoder = self.encoder, self.decoder
+        """Encode the class token and the shown patches: ``(B, 1 + shown, D)``."""
+        encoder = self.encoder
         tokens = encoder.patch_embed(x)
         places = encoder.interpolate_pos_encoding(x.shape[-3:])
         tokens = tokens + places[:, 1:]
-        shown = tokens.gather(1, order[:, :kept, None].expand(-1, -1, tokens.shape[-1]))
+        tokens = tokens.gather(1, shown[..., None].expand(-1, -1, tokens.shape[-1]))
         first = (encoder.cls_token + places[:, :1]).expand(len(x), -1, -1)
-        latent = torch.cat((first, shown), dim=1)
-        # Samples that show fewer are filled up with hidden tokens, to which nothing attends.
-        padding = off.flatten(1).gather(1, order[:, :kept])
-        seen = None
-        if padding.any():
-            seen = ~nn.functional.pad(padding, (1, 0))[:, None, None]
+        latent = torch.cat((first, tokens), dim=1)
+        seen = ~nn.functional.pad(padding, (1, 0))[:, None, None] if padding.any() else None
         for block in encoder.blocks:
             latent = block(latent, attn_mask=seen)
-        latent = decoder.decoder_embed(encoder.norm(latent))
+        return encoder.norm(latent)
+
+    def _decode_shown(
+        self,
+        latent: torch.Tensor,
+        order: torch.Tensor,
+        padding: torch.Tensor,
+        shape: Sequence[int],
+    ) -> torch.Tensor:
+        """Predict images of a shape (T, H, W) from the tokens of the patches that come first."""
+        decoder = self.decoder
+        latent = decoder.decoder_embed(latent)
         # As TerraTorch's MAEDecoder, but that mask tokens take the place of the padding too.
         shown = torch.where(padding[..., None], decoder.mask_token, latent[:, 1:])
-        rest = decoder.mask_token.expand(len(x), order.shape[1] - kept, -1)
+        rest = decoder.mask_token.expand(len(order), order.shape[1] - shown.shape[1], -1)
         shown = torch.cat((shown, rest), dim=1)
         back = order.argsort(dim=1)[..., None].expand(-1, -1, shown.shape[-1])
         latent = torch.cat((latent[:, :1], shown.gather(1, back)), dim=1)
-        latent = latent + decoder.interpolate_pos_encoding(x.shape[-3:])
+        latent = latent + decoder.interpolate_pos_encoding(shape)
         for block in decoder.decoder_blocks:
             latent = block(latent)
         patches = decoder.decoder_pred(decoder.decoder_norm(latent))[:, 1:]
-        return self._image(patches, image_size=x.shape[-2:])
+        return self._image(patches, image_size=shape[-2:])
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         from geowb.models.prithvi import as_map
@@ -311,7 +333,7 @@ class MaskedSwin(MaskedModel):
 
     def _predict(
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokens, size = self.encoder.patch_embed(x.flatten(1, 2))
         hidden = _enlarged(off[:, 0], size[0] // off.shape[2])
         tokens = torch.where(hidden.flatten(1)[..., None], self.mask_token, tokens)
@@ -319,7 +341,7 @@ class MaskedSwin(MaskedModel):
         for stage in ("stages_0", "stages_1", "stages_2", "stages_3"):
             out = getattr(self.encoder, stage)(out)
         pixels = self.decoder(out[0].permute(0, 3, 1, 2))
-        return pixels.unflatten(1, (len(self.card["bands"]), self.card["frames"]))
+        return pixels.unflatten(1, (len(self.card["bands"]), self.card["frames"])), None
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [stage.permute(0, 3, 1, 2) for stage in self.encoder(x.flatten(1, 2))]
