@@ -250,7 +250,7 @@ class MaskedPrithvi(MaskedModel):
         return self._decode_shown(latent, order, padding, x.shape[-3:]), bits
 
     def _between(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pass tokens ``(B, 1 + shown, D)`` on from encoder to decoder; give their bits ``(B,)``."""
+        """Pass tokens ``(B, 1 + shown, D)`` on to the decoder; give their bits ``(B,)``."""
         return latent, None
 
     def _encode_shown(

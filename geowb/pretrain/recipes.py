@@ -195,8 +195,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "mae_demo": Recipe(
             "mae_demo",
             **_demo(worlds=40, frames=1, count=6144, size=128, bands=("RED", "GREEN", "BLUE")),
-            steps=4000,
-            learning_rate=1.5e-3,
+            steps=5000,
+            batch_size=16,
+            learning_rate=1e-3,
             jitter=0.3,
             normalise="published",
             stored="float16",
