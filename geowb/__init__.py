@@ -13,7 +13,18 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
-        *("bands", "batch", "catalog", "chips", "evaluate", "gaps", "labels", "maps", "models"),
+        *(
+            "bands",
+            "batch",
+            "catalog",
+            "chips",
+            "evaluate",
+            "gaps",
+            "labels",
+            "maps",
+            "models",
+            "nec",
+        ),
         *("plots", "predict", "readout", "train", "world"),
     ],
     submod_attrs={

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import geowb
-from geowb.cli import catalog, maps, models, runs, tools
+from geowb.cli import catalog, maps, models, nec, runs, tools
 from geowb.errors import GeowbError
 
 __all__ = ["app", "main"]
@@ -50,6 +50,8 @@ _MODELS = {
     "probe": models.probe,
     "predict": maps.predict,
     "area": maps.area,
+    "adapt": nec.adapt,
+    "embed": nec.embed,
     "publish": models.publish,
 }
 

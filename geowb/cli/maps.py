@@ -16,6 +16,62 @@ if TYPE_CHECKING:
 
 __all__ = ["area", "predict"]
 
+#: Options that say what the scene is, and how a model is run over it.
+Tile = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Edge of a tile; that of training chips.")
+]
+Overlap = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="What two tiles share; tile / 4.")
+]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Tiles in a batch.")]
+Bands = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Which are the model's: names, or numbers from 1."),
+]
+Dates = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Which dates: 2023-06-21, or numbers from 0."),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(metavar="FACTOR", help="Makes counts (reflectance x 10,000) of the numbers."),
+]
+NoData = Annotated[
+    float | None, typer.Option(metavar="VALUE", help="What means no data, if not the file's.")
+]
+Crs = Annotated[
+    str | None, typer.Option(metavar="CRS", help="Of a scene that has none: EPSG:32722, none.")
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--select", metavar="KEY=VALUE", help="Of a catalog entry; repeatable."),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of a simulated world.")]
+Missing = Annotated[
+    str,
+    typer.Option(metavar="WHICH", help="No data where all, or any, bands and dates are none."),
+]
+Unreadable = Annotated[
+    str, typer.Option(metavar="HOW", help="fail at a block that cannot be read, or nodata.")
+]
+Precision = Annotated[
+    str, typer.Option(metavar="NAME", help="auto (bf16 on a GPU that has it), 32 or bf16.")
+]
+Accelerator = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or gpu.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that makes the units.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a map of another request.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No line of progress.")]
+Together = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="WHAT",
+        help="What several files are: scenes, or the bands or dates of one scene.",
+    ),
+]
+
 
 def predict(
     model: Annotated[
@@ -32,17 +88,13 @@ def predict(
             "several scenes a folder.",
         ),
     ],
-    tile: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Edge of a tile; that of training chips.")
-    ] = None,
-    overlap: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="What two tiles share; tile / 4.")
-    ] = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
     blend: Annotated[
         int | None,
         typer.Option(metavar="PIXELS", help="Over how many one fades into the other; overlap / 2."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Tiles in a batch.")] = None,
+    batch_size: BatchSize = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,59 +105,25 @@ def predict(
     level: Annotated[
         int, typer.Option(metavar="N", help="Which of the encoder's maps is the embedding.")
     ] = -1,
-    together: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="WHAT",
-            help="What several files are: scenes, or the bands or dates of one scene.",
-        ),
-    ] = "scenes",
-    bands: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Which are the model's: names, or numbers from 1."),
-    ] = None,
-    dates: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Which dates: 2023-06-21, or numbers from 0."),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(metavar="FACTOR", help="Makes counts (reflectance x 10,000) of the numbers."),
-    ] = None,
-    nodata: Annotated[
-        float | None, typer.Option(metavar="VALUE", help="What means no data, if not the file's.")
-    ] = None,
-    crs: Annotated[
-        str | None, typer.Option(metavar="CRS", help="Of a scene that has none: EPSG:32722, none.")
-    ] = None,
-    select: Annotated[
-        list[str] | None,
-        typer.Option("-s", "--select", metavar="KEY=VALUE", help="Of a catalog entry; repeatable."),
-    ] = None,
+    together: Together = "scenes",
+    bands: Bands = None,
+    dates: Dates = None,
+    scale: Scale = None,
+    nodata: NoData = None,
+    crs: Crs = None,
+    select: Select = None,
     catalog: CatalogFile = "",
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of a simulated world.")] = None,
-    missing: Annotated[
-        str,
-        typer.Option(metavar="WHICH", help="No data where all, or any, bands and dates are none."),
-    ] = "all",
-    unreadable: Annotated[
-        str, typer.Option(metavar="HOW", help="fail at a block that cannot be read, or nodata.")
-    ] = "fail",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="auto (bf16 on a GPU that has it), 32 or bf16.")
-    ] = "auto",
+    seed: Seed = None,
+    missing: Missing = "all",
+    unreadable: Unreadable = "fail",
+    precision: Precision = "auto",
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the model first (a minute).")
     ] = False,
-    accelerator: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or gpu.")] = "auto",
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that makes the units.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a map of another request.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line of progress.")] = False,
+    accelerator: Accelerator = "auto",
+    scheduler: Scheduler = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a model over scenes of any size and write georeferenced maps.
 
@@ -128,12 +146,12 @@ def predict(
         "batch_size": batch_size,
         "output": output or "auto",
         "level": level,
-        "bands": _listed(bands),
-        "dates": _listed(dates),
+        "bands": listed(bands),
+        "dates": listed(dates),
         "scale": scale,
         "nodata": nodata,
         "crs": crs,
-        "select": _pairs(select),
+        "select": pairs(select),
         "catalog": catalog,
         "seed": seed,
         "missing": missing,
@@ -173,11 +191,13 @@ def _told(made: Prediction) -> None:
         typer.echo(file)
 
 
-def _listed(text: str | None) -> list[str]:
+def listed(text: str | None) -> list[str]:
+    """Split a list at its commas."""
     return [part.strip() for part in text.split(",")] if text else []
 
 
-def _pairs(words: list[str] | None) -> dict[str, str]:
+def pairs(words: list[str] | None) -> dict[str, str]:
+    """Read KEY=VALUE words, a key once."""
     from geowb.cli.models import selections
 
     found = selections(words) or {}

@@ -13,7 +13,7 @@ from geowb.cli.catalog import CatalogFile
 from geowb.cli.printing import table as show
 from geowb.errors import RequestError, did_you_mean
 
-__all__ = ["pretrain", "probe", "publish", "selections"]
+__all__ = ["pretrain", "probe", "publish", "seeds", "selections"]
 
 
 def pretrain(
@@ -120,7 +120,7 @@ def pretrain(
 
     chosen = recipe(model).changed(
         steps=steps,
-        worlds=_seeds(worlds),
+        worlds=seeds(worlds),
         held_out=selections(held_out),
         sampling={
             "data": data,
@@ -253,7 +253,8 @@ def selections(words: list[str] | None) -> dict[str, list[str]] | None:
     return found
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def seeds(text: str | None) -> list[int] | None:
+    """Read the seeds of worlds: 300..339, or 1,2."""
     if text is None:
         return None
     low, dots, high = text.partition("..")

@@ -33,7 +33,7 @@ class Reconstruction:
 
     ``prediction`` (B, C, T, H, W) in counts, everywhere; ``hidden`` (B, 1, T, H, W) bool, where
     the model saw nothing; ``loss``, over hidden pixels that have data, in normalised units;
-    ``bits`` (B,), what the encoder's tokens cost, of a model with a prior between (`geowb.nec`).
+    ``bits`` (B, tokens), what the shown tokens cost, of a model with a prior between (`geowb.nec`).
     """
 
     prediction: torch.Tensor
@@ -250,7 +250,7 @@ class MaskedPrithvi(MaskedModel):
         return self._decode_shown(latent, order, padding, x.shape[-3:]), bits
 
     def _between(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pass tokens ``(B, 1 + shown, D)`` on to the decoder; give their bits ``(B,)``."""
+        """Pass tokens ``(B, 1 + shown, D)`` on to the decoder; give the bits of each."""
         return latent, None
 
     def _encode_shown(

@@ -14,9 +14,14 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["prior", "stream", "tables"],
+    submodules=["adapting", "codecs", "prior", "store", "stream", "tables", "zarrcodec"],
     submod_attrs={
+        "adapting": ["adapt"],
+        "autoencoder": ["CompressedMAE"],
+        "codecs": ["Codec", "load_codec", "save_codec"],
         "prior": ["FactorizedPrior"],
+        "store": ["embed_scene", "open_embeddings", "store_size"],
         "tables": ["Tables"],
+        "zarrcodec": ["FactorizedPriorCodec"],
     },
 )

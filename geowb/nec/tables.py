@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geowb.errors import CorruptStream, DataError
 from geowb.nec import stream as framing
+from geowb.nec.escapes import escaped_bits, pop_escaped, push_escaped
 
 __all__ = ["PRECISION", "Tables"]
 
@@ -204,7 +205,7 @@ class Tables:
         coder = constriction.stream.stack.AnsCoder()
         escaped = symbols[index == self._counts[:, None]]
         if escaped.size:
-            _push_escaped(coder, escaped)
+            push_escaped(coder, escaped)
         for row, model in zip(index[::-1], self._models[::-1], strict=True):
             coder.encode_reverse(row, model)
         words = coder.get_compressed().astype("<u4").tobytes()
@@ -259,7 +260,7 @@ class Tables:
         index, symbols = self._index(self._checked(np.asarray(values), missing=True)[0])
         bits = PRECISION - np.log2(np.concatenate(self.weights))
         escaped = symbols[index == self._counts[:, None]]
-        return float(bits[index + self._starts[:, None]].sum()) + _escaped_bits(escaped)
+        return float(bits[index + self._starts[:, None]].sum()) + escaped_bits(escaped)
 
     def _checked(
         self, values: np.ndarray, missing: bool
@@ -303,7 +304,7 @@ class Tables:
         np.add(index, self.first[:, None], out=symbols)
         escaped = index == self._counts[:, None]
         if number := int(np.count_nonzero(escaped)):
-            symbols[escaped] = _pop_escaped(coder, number)
+            symbols[escaped] = pop_escaped(coder, number)
         if not coder.is_empty():
             raise CorruptStream("The stream is longer than what it holds.")
         values = self._values(np.ascontiguousarray(symbols.T))
@@ -455,48 +456,3 @@ def _symbols(
     if not np.isfinite(symbols).all():
         raise DataError("A value is too large: it is no number of steps that float32 holds.")
     return symbols
-
-
-def _sizes(exponents: NDArray) -> NDArray[np.int32]:
-    """How many bits of a symbol's fraction follow: all that a whole number can have."""
-    return np.minimum(exponents, 23).astype(np.int32)
-
-
-def _split(symbols: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray]:
-    """Take whole float32 numbers apart: sign and exponent, fraction, bits of the fraction."""
-    bits = np.ascontiguousarray(symbols).view(np.uint32)
-    exponents = ((bits >> 23) & 255).astype(np.int32) - 127
-    sizes = _sizes(exponents)
-    fractions = ((bits & 0x7FFFFF) >> (23 - sizes).astype(np.uint32)).astype(np.int32)
-    return exponents * 2 + (bits >> 31).astype(np.int32), fractions, sizes
-
-
-def _escaped_bits(symbols: NDArray[np.float32]) -> float:
-    return float(8 * symbols.size + _split(symbols)[2].sum()) if symbols.size else 0.0
-
-
-def _push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
-    import constriction
-
-    uniform = constriction.stream.model.Uniform
-    heads, fractions, sizes = _split(symbols)
-    some = sizes > 0
-    if some.any():
-        coder.encode_reverse(fractions[some], uniform(), (1 << sizes[some]).astype(np.int32))
-    coder.encode_reverse(heads, uniform(256))
-
-
-def _pop_escaped(coder: Any, count: int) -> NDArray[np.float32]:
-    import constriction
-
-    uniform = constriction.stream.model.Uniform
-    heads = coder.decode(uniform(256), count).astype(np.int32)
-    exponents = heads >> 1
-    sizes = _sizes(exponents)
-    fractions, some = np.zeros(count, np.uint32), sizes > 0
-    if some.any():
-        fractions[some] = coder.decode(uniform(), (1 << sizes[some]).astype(np.int32))
-    bits = (heads & 1).astype(np.uint32) << 31
-    bits |= (exponents + 127).astype(np.uint32) << 23
-    bits |= fractions << (23 - sizes).astype(np.uint32)
-    return bits.view(np.float32)

@@ -147,7 +147,7 @@ def finish(
     if kind == "zarr":
         made["all"] = (job.folder / "map.zarr", next(iter(files.values())))
         shutil.rmtree(made["all"][0], ignore_errors=True)
-        write_zarr(made["all"][0], job.raws, task.outputs, **where)
+        write_zarr(made["all"][0], job.raws, task.outputs, times=task.scene.times, **where)
     else:
         for output in task.outputs:
             made[output.name] = (job.folder / f"{output.name}.tif", files[output.name])

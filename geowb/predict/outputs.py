@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,20 @@ from geowb.errors import ModelError, RequestError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Output", "Outputs", "outputs_for"]
+__all__ = ["Cube", "Output", "Outputs", "outputs_for"]
 
 #: Names that can be asked for; those of one tuple come from the same blended values.
 _FAMILIES = (("values",), ("classes", "probabilities", "confidence"), ("embedding",))
+
+
+@dataclass(frozen=True)
+class Cube:
+    """How an embedding lies in a Zarr, ``(time, y, x, channel)``, and how chunks are coded."""
+
+    frames: int  # dates, whose channels the model gives side by side
+    chunk: int  # tokens along an edge of a chunk, which has all channels of one date
+    serializer: Any = None  # a Zarr codec from arrays to bytes
+    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Output:
     nodata: float
     attrs: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()  # of its bands
+    cube: Cube | None = None
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """Make ``(y, x, bands)`` of blended values ``(K, y, x)``, NaN where there is no data."""
@@ -66,6 +77,7 @@ def outputs_for(
     level: int = -1,
     units: str = "",
     classes: Sequence[str] | None = None,
+    cube: Cube | None = None,
 ) -> Outputs:
     """Find out by one tile what a model gives, and what of it is written.
 
@@ -84,6 +96,8 @@ def outputs_for(
         Which of the encoder's maps is the embedding; the last by default.
     units, classes
         Beside what the model's card says.
+    cube
+        How an embedding lies in a Zarr, if not as ``(y, x, channel)``.
     """
     import torch
 
@@ -105,6 +119,8 @@ def outputs_for(
     if channels == 1 and names[0] in _FAMILIES[1]:
         raise RequestError(f"The model gives one value a pixel, no {names[0]}: ask for values.")
     wanted = [_output(name, channels, units, known) for name in dict.fromkeys(names)]
+    if cube is not None:
+        wanted = [replace(one, cube=cube, attrs=one.attrs | cube.attrs) for one in wanted]
     return Outputs(tuple(wanted), channels, scale, level)
 
 

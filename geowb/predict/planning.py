@@ -13,7 +13,7 @@ import torch
 from geowb.errors import RequestError
 from geowb.predict.grid import Axis, Grid
 from geowb.predict.opening import open_scene
-from geowb.predict.outputs import Outputs, outputs_for
+from geowb.predict.outputs import Cube, Outputs, outputs_for
 from geowb.predict.source import Scene
 from geowb.predict.units import Task, Way, ready
 
@@ -45,6 +45,7 @@ def prepared(
     channels_last: bool = True,
     compile: bool = False,
     accelerator: str = "auto",
+    cube: Cube | None = None,
     **opening: Any,
 ) -> Task:
     """Open, check and plan everything of a prediction, as `predict_scene` does before it starts."""
@@ -70,7 +71,9 @@ def prepared(
     way = Way(bf16, channels_last, compile, accelerator)
     with ready(model, way) as (_, device):
         example = torch.zeros(1, *scene.channels, tile, tile, device=device)
-        outputs = outputs_for(model, output, example, level=level, units=units, classes=classes)
+        outputs = outputs_for(
+            model, output, example, level=level, units=units, classes=classes, cube=cube
+        )
     grid = _grid(scene, outputs, tile, overlap, blend, batch_size)
     return Task(model, scene, grid, outputs, way)
 
@@ -121,7 +124,10 @@ def request_of(task: Task, kind: str) -> str:
     sides = [(axis.length, axis.tile, axis.overlap, axis.blend) for axis in (grid.y, grid.x)]
     said = {
         "model": [str(task.model), getattr(task.model, "card", {}), _plain(task.model)],
-        "outputs": [[o.name, o.dtype, o.bands, o.attrs, o.names] for o in task.outputs],
+        "outputs": [
+            [o.name, o.dtype, o.bands, o.attrs, o.names, *([o.cube] if o.cube else [])]
+            for o in task.outputs
+        ],
         "level": task.outputs.level,
         "grid": [sides, grid.batch_size],
         "scene": [scene.shape, str(scene.crs), tuple(scene.transform), scene.missing,

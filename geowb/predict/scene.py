@@ -16,7 +16,7 @@ from geowb.errors import DataError, GeowbError, RequestError
 from geowb.locks import held
 from geowb.predict.job import Job
 from geowb.predict.making import finish, make, tags_of, transform_of
-from geowb.predict.outputs import Outputs
+from geowb.predict.outputs import Cube, Outputs
 from geowb.predict.planning import prepared, request_of
 from geowb.predict.source import Damage
 from geowb.predict.writing import array, tags_in
@@ -81,6 +81,7 @@ def predict_scene(
     scheduler: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    cube: Cube | None = None,
     **opening: Any,
 ) -> Prediction:
     """Run a model over a scene of any size and write the map, in bounded memory.
@@ -136,6 +137,8 @@ def predict_scene(
     overwrite
         Make the map also where there is one. Without it a map of the same request is left, and one
         of another refused.
+    cube
+        How an embedding lies in a Zarr and is coded (`geowb.nec.embed_scene` says it).
 
     Raises
     ------
@@ -152,7 +155,8 @@ def predict_scene(
     task = prepared(
         model, source, tile=tile, overlap=overlap, blend=blend, batch_size=batch_size,
         missing=missing, unreadable=unreadable, scale=scale, precision=precision,
-        channels_last=channels_last, compile=compile, accelerator=accelerator, **how, **opening,
+        channels_last=channels_last, compile=compile, accelerator=accelerator, cube=cube, **how,
+        **opening,
     )  # fmt: skip
     request = request_of(task, kind)
     files = _files(target, task.outputs, kind)

@@ -114,6 +114,13 @@ class Scene:
         return sum(len(plane.bands) for plane in self.dates[0]), len(self.dates)
 
     @property
+    def times(self) -> list[Any]:
+        """Date of each image, as datetime64; NaT where none is known."""
+        coords = [date[0].array.coords for date in self.dates]
+        nat = np.datetime64("NaT", "ns")
+        return [one["time"].values if "time" in one else nat for one in coords]
+
+    @property
     def remote(self) -> bool:
         """Whether it comes over a network, so that reading it is mostly waiting."""
         return "://" in self.origin or "/vsi" in self.origin

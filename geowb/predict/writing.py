@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -159,7 +160,12 @@ class _Lazy:
 
 
 def _dataset(
-    raws: Mapping[str, Raw], outputs: Outputs, crs: Any, transform: Any, tags: Mapping[str, str]
+    raws: Mapping[str, Raw],
+    outputs: Outputs,
+    crs: Any,
+    transform: Any,
+    tags: Mapping[str, str],
+    times: Sequence[Any] = (),
 ) -> xr.Dataset:
     """Describe raw files as a lazy dataset with coordinates and CRS."""
     import dask.array as da
@@ -176,12 +182,19 @@ def _dataset(
         elif output.bands > 1:
             kind = "class" if output.name == "probabilities" else "band"
             dims, axes = (kind, "y", "x"), (2, 0, 1)
-        lazy = _Lazy(raw, axes)
+        lazy, edge = _Lazy(raw, axes), _EDGE
+        if output.cube:  # few of its chunks at once: all channels are in each
+            edge = 4 * output.cube.chunk
         chunks = tuple(
-            min(size, _EDGE) if name in "yx" else size
+            min(size, edge) if name in "yx" else size
             for name, size in zip(dims, lazy.shape, strict=True)
         )
         values = da.from_array(lazy, chunks=chunks, asarray=False)
+        if output.cube:
+            dims, frames = ("time", *dims), output.cube.frames
+            each = lazy.shape[-1] // frames
+            parts = [values[..., t * each : (t + 1) * each] for t in range(frames)]
+            values = da.stack([part.rechunk({2: each}) for part in parts])
         attrs = {**output.attrs, "_FillValue": output.nodata}
         if output.names:  # as a coordinate they would be texts, which Zarr has no fixed format for
             attrs["class_names"] = list(output.names)
@@ -189,7 +202,9 @@ def _dataset(
     height, width = next(iter(raws.values())).shape[:2]
     coords = {}
     if transform.is_rectilinear:
-        coords = affine_to_coords(transform, width, height)
+        coords = dict(affine_to_coords(transform, width, height))
+    if any(output.cube for output in outputs) and not np.isnat(np.asarray(times)).any():
+        coords["time"] = np.asarray(times, "datetime64[ns]")
     data = xr.Dataset(found, coords, dict(tags))
     data = data.rio.write_crs(crs) if crs else data
     return data.rio.write_transform(transform)
@@ -203,15 +218,33 @@ def write_zarr(
     crs: Any,
     transform: Any,
     tags: Mapping[str, str],
+    times: Sequence[Any] = (),
 ) -> None:
     """Write all outputs as variables of one Zarr (version 3), with CF names and CRS."""
     import dask
 
-    data = _dataset(raws, outputs, crs, transform, tags)
-    for name in raws:
-        data[name].encoding["_FillValue"] = data[name].attrs.pop("_FillValue")
-    with full_disk(folder.parent), dask.config.set(scheduler="sync"):
-        data.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
+    data = _dataset(raws, outputs, crs, transform, tags, times)
+    for output in outputs:
+        variable = data[output.name]
+        variable.encoding["_FillValue"] = variable.attrs.pop("_FillValue")
+        if cube := output.cube:
+            sizes = (1, cube.chunk, cube.chunk, variable.sizes["channel"])
+            variable.encoding["chunks"] = sizes
+            variable.encoding["fill_value"] = output.nodata  # what lies beyond the scene's edge
+            if cube.serializer is not None:
+                coded = {"serializer": cube.serializer, "compressors": (), "filters": ()}
+                variable.encoding.update(coded)
+    # One read opens a cube that lies far away.
+    consolidated = any(output.cube for output in outputs)
+    with (
+        full_disk(folder.parent),
+        dask.config.set(scheduler="sync"),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings(
+            "ignore", "Consolidated metadata is currently not part", UserWarning
+        )
+        data.to_zarr(folder, mode="w", consolidated=consolidated, zarr_format=3)
 
 
 def array(raw: Raw, output: Output, *, crs: Any, transform: Any) -> xr.DataArray:

@@ -1,0 +1,241 @@
+"""Codec files: what was changed of an encoder for compression, its prior, its tables, and a card.
+
+A codec is a folder:
+
+| file | |
+|---|---|
+| ``codec.safetensors`` | the tensors that were trained, under the names of `CompressedMAE` |
+| ``tables.bin`` | `Tables.to_bytes`, without which nothing can be read |
+| ``codec.json`` | of which encoder, how it was adapted, what it costs |
+
+The encoder's other weights are in its own file, which the card names with its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geowb.errors import ModelError, RequestError, WeightsMismatch
+from geowb.nec.tables import Tables
+from geowb.paths import sha256
+
+if TYPE_CHECKING:
+    from geowb.models.masked import MaskedModel
+    from geowb.nec.autoencoder import CompressedMAE
+
+__all__ = ["Codec", "load_codec", "open_base", "read_card", "save_codec"]
+
+_FORMAT = 1
+_DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An adapted encoder (in eval mode), its tables, and the card that says how it was made."""
+
+    model: CompressedMAE
+    tables: Tables
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Encoder and trade-off in words."""
+        return f"{self.card['base']['name']}, lambda {self.card['lambda']:g}"
+
+
+def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[str, Any]]:
+    """Load a masked model that is to be adapted, and say which it is.
+
+    >>> open_base("prithvi_demo")[1]["weights"]
+    'pretrained'
+
+    Parameters
+    ----------
+    base
+        Name of a model that comes with geowb, folder or file of a masked model; with `weights`
+        the name of any MAE or Prithvi model.
+    weights
+        Of that model: a file, or ``hf://OWNER/REPOSITORY/FILE``.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or it is no masked model with tokens.
+    """
+    from geowb.models.files import load
+    from geowb.models.masked import MaskedPrithvi, build_masked
+    from geowb.models.registry import SHIPPED, spec
+
+    text = str(base)
+    if weights:
+        bands = {"bands": ("RED", "GREEN", "BLUE")} if text.startswith("mae_") else {}
+        frames = {"frames": spec(text).encoder.get("num_frames", 1)}
+        model, file, kept = build_masked(text, weights=weights, **bands, **frames), weights, weights
+    else:
+        shipped = SHIPPED / text / "model.safetensors"
+        file = shipped if shipped.is_file() else Path(text)
+        file = file / "model.safetensors" if file.is_dir() else file
+        if not file.is_file():
+            known = sorted(one.parent.name for one in SHIPPED.glob("*/model.safetensors"))
+            raise RequestError(
+                f"There is no masked model {text}: name one that comes with geowb "
+                f"({', '.join(known)}), or the folder that `geowb pretrain` left."
+            )
+        model, kept = load(file), "pretrained" if file == shipped else str(Path(file).absolute())
+    if not isinstance(model, MaskedPrithvi):
+        raise RequestError(
+            f"{text} is no masked model with tokens ('{model.card['name']}'): a codec is made of a "
+            "Prithvi or an MAE that was pretrained by masking (geowb pretrain)."
+        )
+    keys = ("name", "bands", "frames", "size", "unit", "mask_ratio", "mean", "std", "seed")
+    said = {key: model.card[key] for key in keys}
+    digest = sha256(Path(file)) if Path(file).is_file() else ""
+    return model.eval(), {**said, "weights": kept, "sha256": digest}
+
+
+def save_codec(
+    model: CompressedMAE,
+    folder: str | Path,
+    card: Mapping[str, Any],
+    *,
+    tables: Tables | None = None,
+    dtype: str = "float32",
+) -> Codec:
+    """Write a codec; what is in the folder under these names is replaced.
+
+    Parameters
+    ----------
+    card
+        ``base`` as `open_base` gives it, ``lambda``, and whatever else is to be known.
+    tables
+        By default those of the model's prior.
+    dtype
+        ``"float16"`` halves the file. The tables are then those of the rounded weights.
+
+    Raises
+    ------
+    ModelError
+        For another dtype, or a card without ``base`` and ``lambda``.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if dtype not in _DTYPES or not {"base", "lambda"} <= card.keys():
+        raise ModelError(f"A codec has base and lambda in its card, and dtype {_DTYPES}: {dtype}.")
+    folder, kind = Path(folder), getattr(torch, dtype)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad or n.startswith("prior.")}
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {key: value.to(kind) for key, value in state.items() if key in trained}
+    tables = tables or model.prior.tables()
+    said = {**card, "format": _FORMAT, "dtype": dtype, "tables_sha256": tables.sha256}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".codec.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(state, partial / "codec.safetensors")
+    (partial / "tables.bin").write_bytes(tables.to_bytes())
+    (partial / "codec.json").write_text(json.dumps(said, indent=1) + "\n", "utf-8")
+    mode = (partial / "codec.json").stat().st_mode
+    (partial / "codec.safetensors").chmod(mode)  # safetensors writes for its owner alone
+    for name in ("codec.safetensors", "tables.bin", "codec.json"):  # the card last
+        (partial / name).replace(folder / name)
+    partial.rmdir()
+    return Codec(model.eval(), tables, said)
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """Read a codec's card, without its weights.
+
+    Raises
+    ------
+    RequestError
+        If there is no codec.
+    ModelError
+        If its card is damaged, or of a later format.
+    """
+    folder = Path(folder)
+    file = (folder if folder.is_dir() else folder.parent) / "codec.json"
+    if not file.is_file():
+        raise RequestError(
+            f"There is no codec in {folder}: it is a folder with codec.json, codec.safetensors and "
+            "tables.bin, which `geowb adapt` leaves."
+        )
+    try:
+        card = json.loads(file.read_text("utf-8"))
+        known = card["format"] == _FORMAT and {"base", "lambda", "tables_sha256"} <= card.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} is no card of a codec: {error!r}.") from error
+    if not known:
+        raise ModelError(f"{file} is of format {card['format']}; this geowb reads {_FORMAT}.")
+    return card
+
+
+def load_codec(folder: str | Path, weights: str = "") -> Codec:
+    """Load a codec and the encoder that it changes.
+
+    >>> load_codec("codecs/lambda-30").tables  # doctest: +SKIP
+    <Tables of 192 channels, 3 to 17 symbols, ...>
+
+    Parameters
+    ----------
+    weights
+        Where the encoder's file lies now, if not where the card says.
+
+    Raises
+    ------
+    RequestError, ModelError
+        If there is no codec, or a file of it is missing.
+    WeightsMismatch
+        If the encoder's file is another one.
+    CorruptStream
+        If the tables are damaged, or not the codec's.
+    """
+    from geowb.errors import CorruptStream
+    from geowb.models.weights import fit_state, read_checkpoint
+    from geowb.nec.autoencoder import CompressedMAE
+
+    card, folder = read_card(folder), Path(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    tables_file, changes = folder / "tables.bin", folder / "codec.safetensors"
+    for file in (tables_file, changes):
+        if not file.is_file():
+            raise ModelError(f"There is no {file}: the codec is not whole.")
+    tables = Tables.from_bytes(tables_file.read_bytes())
+    if tables.sha256 != card["tables_sha256"]:
+        raise CorruptStream(f"{tables_file} are not the tables that {folder / 'codec.json'} names.")
+    model = CompressedMAE.of(_base_of(card["base"], folder, weights))
+    state = {key: value.float() for key, value in read_checkpoint(changes).items()}
+    own = model.state_dict()
+    if missing := [k for k in state if k not in own] or [
+        n for n, p in model.named_parameters() if p.requires_grad and n not in state
+    ]:
+        raise WeightsMismatch(f"{changes} does not fit the encoder: {', '.join(missing[:3])}.")
+    fit_state(model, {**own, **state}, changes)
+    return Codec(model.eval(), tables, card)
+
+
+def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel:
+    place = weights or base["weights"]
+    name = base["name"] if place == "pretrained" else place
+    known = place == "pretrained" or place.startswith("hf://") or Path(place).exists()
+    if not known:
+        raise ModelError(
+            f"The codec in {folder} changes the encoder '{base['name']}', whose weights were in "
+            f"{place}, where nothing is now: say where they are (weights=..., --weights)."
+        )
+    if place.startswith("hf://") or Path(place).suffix in (".pt", ".pth"):
+        model, said = open_base(base["name"], place)
+    else:
+        model, said = open_base(name)
+    if base["sha256"] and said["sha256"] != base["sha256"]:
+        raise WeightsMismatch(
+            f"The codec in {folder} changes the encoder '{base['name']}' of the file with sha256 "
+            f"{base['sha256'][:16]}; {place} has {said['sha256'][:16]}. With other weights the "
+            "embeddings would be others: give the right file (weights=..., --weights)."
+        )
+    return model

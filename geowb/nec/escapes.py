@@ -1,0 +1,62 @@
+"""Symbols that are in no table: whole numbers of float32, exact, in 8 to 31 bits.
+
+Sign and exponent take 8 bits. What follows is that part of the fraction that a whole number of this
+exponent can have: as many bits as the exponent says, 23 at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["escaped_bits", "pop_escaped", "push_escaped"]
+
+
+def _sizes(exponents: NDArray) -> NDArray[np.int32]:
+    """How many bits of a symbol's fraction follow: all that a whole number can have."""
+    return np.minimum(exponents, 23).astype(np.int32)
+
+
+def _split(symbols: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray]:
+    """Take whole float32 numbers apart: sign and exponent, fraction, bits of the fraction."""
+    bits = np.ascontiguousarray(symbols).view(np.uint32)
+    exponents = ((bits >> 23) & 255).astype(np.int32) - 127
+    sizes = _sizes(exponents)
+    fractions = ((bits & 0x7FFFFF) >> (23 - sizes).astype(np.uint32)).astype(np.int32)
+    return exponents * 2 + (bits >> 31).astype(np.int32), fractions, sizes
+
+
+def escaped_bits(symbols: NDArray[np.float32]) -> float:
+    """Count what `push_escaped` adds to a stream, in bits."""
+    return float(8 * symbols.size + _split(symbols)[2].sum()) if symbols.size else 0.0
+
+
+def push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
+    """Put symbols on a coder (constriction's ``AnsCoder``)."""
+    import constriction
+
+    uniform = constriction.stream.model.Uniform
+    heads, fractions, sizes = _split(symbols)
+    some = sizes > 0
+    if some.any():
+        coder.encode_reverse(fractions[some], uniform(), (1 << sizes[some]).astype(np.int32))
+    coder.encode_reverse(heads, uniform(256))
+
+
+def pop_escaped(coder: Any, count: int) -> NDArray[np.float32]:
+    """Take as many symbols from a coder, in the order in which they were given."""
+    import constriction
+
+    uniform = constriction.stream.model.Uniform
+    heads = coder.decode(uniform(256), count).astype(np.int32)
+    exponents = heads >> 1
+    sizes = _sizes(exponents)
+    fractions, some = np.zeros(count, np.uint32), sizes > 0
+    if some.any():
+        fractions[some] = coder.decode(uniform(), (1 << sizes[some]).astype(np.int32))
+    bits = (heads & 1).astype(np.uint32) << 31
+    bits |= (exponents + 127).astype(np.uint32) << 23
+    bits |= fractions << (23 - sizes).astype(np.uint32)
+    return bits.view(np.float32)

@@ -1,0 +1,179 @@
+"""Embeddings of scenes as Zarr arrays: written by an encoder, opened by anyone.
+
+>>> embed_scene("codecs/lambda-30", "scene.tif", "scene.zarr").told()  # doctest: +SKIP
+>>> open_embeddings("scene.zarr").sel(x=500_000, y=-900_000, method="nearest")  # doctest: +SKIP
+
+`open_embeddings` needs xarray, zarr and constriction; `embed_scene` torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geowb.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from geowb.nec.codecs import Codec
+
+__all__ = ["Size", "embed_scene", "open_embeddings", "store_size"]
+
+#: Tokens along an edge of a chunk.
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a store takes, in bytes, and of how many numbers."""
+
+    total: int  # of all files
+    streams: int  # of the embedding's chunks
+    tables: int  # in the metadata, as often as they stand there
+    tokens: int  # that are there
+    channels: int
+
+    @property
+    def bits_per_element(self) -> float:
+        """Bits of all files to a number of the embedding."""
+        return 8 * self.total / max(1, self.tokens * self.channels)
+
+    def told(self) -> str:
+        """Say it in a sentence.
+
+        >>> Size(3000, 2000, 600, 64, 192).told()
+        '2.9 KiB for 64 tokens of 192 channels: 1.953 bits an element (tables 0.6 KiB)'
+        """
+        return (
+            f"{self.total / 1024:,.1f} KiB for {self.tokens:,} tokens of {self.channels} channels: "
+            f"{self.bits_per_element:.3f} bits an element (tables {self.tables / 1024:,.1f} KiB)"
+        )
+
+
+def embed_scene(
+    codec: Codec | str | Path,
+    source: Any,
+    target: str | Path,
+    *,
+    chunk: int = _CHUNK,
+    weights: str = "",
+    **how: Any,
+) -> Size:
+    """Encode a scene of any size and write its compressed embedding, in bounded memory.
+
+    >>> embed_scene("codecs/lambda-30", "scene.tif", "scene.zarr")  # doctest: +SKIP
+
+    The target is a Zarr with ``embedding`` ``(time, y, x, channel)`` on the encoder's token grid.
+    Tiles of the scene are encoded with a margin on all sides that is thrown away; a killed call
+    goes on where it stopped (`geowb.predict.predict_scene`).
+
+    Parameters
+    ----------
+    codec
+        A codec, or its folder; `weights` is that of `geowb.nec.load_codec`.
+    source
+        Anything that `geowb.predict.open_scene` opens.
+    target
+        ``.zarr``.
+    chunk
+        Tokens along an edge of a chunk: what is decoded at least.
+    **how
+        Keywords of `geowb.predict.predict_scene`: tile, overlap, bands, dates, scale, ...
+
+    Raises
+    ------
+    RequestError, DataError, ModelError
+        As `geowb.predict.predict_scene`.
+    """
+    from geowb.nec.codecs import Codec, load_codec
+    from geowb.nec.zarrcodec import FactorizedPriorCodec
+    from geowb.predict import predict_scene
+    from geowb.predict.outputs import Cube
+
+    if Path(target).suffix.lower() != ".zarr":
+        raise RequestError(f"{target} is no .zarr: embeddings are written as a Zarr.")
+    if chunk < 1:
+        raise RequestError(f"chunk is {chunk}: a chunk has 1 token or more along its edges.")
+    codec = codec if isinstance(codec, Codec) else load_codec(codec, weights)
+    base = codec.card["base"]
+    said = {
+        "encoder": base["name"],
+        "encoder_sha256": base["sha256"],
+        "lambda": codec.card["lambda"],
+        "tables_sha256": codec.tables.sha256,
+    }
+    attrs = {"geowb_codec": json.dumps(said), "grid": f"tokens of {base['unit']} pixels"}
+    cube = Cube(base["frames"], chunk, FactorizedPriorCodec(codec.tables), attrs)
+    how = {"units": "1", **how, "output": "embedding", "cube": cube}
+    made = predict_scene(codec.model, source, target, **how)
+    return store_size(made.file)
+
+
+def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
+    """Open compressed embeddings lazily: chunks are decoded when they are touched, by dask.
+
+    >>> open_embeddings("scene.zarr").dims  # doctest: +SKIP
+    ('time', 'y', 'x', 'channel')
+
+    Tokens that were no data are NaN in all channels.
+
+    Parameters
+    ----------
+    store
+        A folder, a ``.zip`` of one, an address that fsspec knows, or a store of zarr.
+    variable
+        Which one, if the store has several.
+
+    Raises
+    ------
+    DataError
+        If there is no such store or variable.
+    CorruptStream
+        If its tables are damaged; when values are read, if their chunk is.
+    """
+    import rioxarray  # noqa: F401 - gives .rio
+    import xarray as xr
+    import zarr
+
+    from geowb.nec.zarrcodec import NAME
+
+    place: Any = store
+    if isinstance(store, (str, Path)):
+        text = str(store)
+        if "://" not in text and not Path(text).exists():
+            raise DataError(f"There is no {text}: embeddings are a folder or a zip of Zarr.")
+        if text.endswith(".zip") and "://" not in text:
+            place = zarr.storage.ZipStore(text, mode="r")
+    try:
+        data = xr.open_zarr(place, decode_coords="all")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DataError(f"{store} cannot be opened as a Zarr of embeddings: {told}") from error
+    if variable not in data:
+        raise DataError(
+            f"{store} has no variable '{variable}'; it has {', '.join(map(str, data)) or 'none'}."
+        )
+    found = data[variable]
+    if getattr(found.encoding.get("serializer"), "tables", None) is None:
+        raise DataError(
+            f"'{variable}' of {store} is not coded by '{NAME}': open it with xarray.open_zarr."
+        )
+    return found
+
+
+def store_size(folder: str | Path, variable: str = "embedding") -> Size:
+    """Count the bytes of a store on this machine, tables and metadata included."""
+    folder = Path(folder)
+    found = open_embeddings(folder, variable=variable)
+    sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    packed = json.dumps(found.encoding["serializer"].to_dict()["configuration"]["tables"])
+    metadata = [file for file in sizes if file.name == "zarr.json"]
+    copies = sum(file.read_text("utf-8").count(packed) for file in metadata)
+    chunks = sum(size for file, size in sizes.items() if (folder / variable / "c") in file.parents)
+    there = int(np.isfinite(found.isel(channel=0)).sum())
+    return Size(sum(sizes.values()), chunks, copies * len(packed), there, found.sizes["channel"])
