@@ -1,5 +1,6 @@
 """A masked autoencoder with a factorised prior between encoder and decoder.
 
+>>> from geowb.models.masked import build_masked
 >>> model = CompressedMAE.of(build_masked("mae_demo", bands=("RED", "GREEN", "BLUE")))
 >>> out = model(torch.zeros(1, 3, 1, 64, 64))
 >>> out.prediction.shape, out.bits.shape  # 16 of 64 patches are shown, and the class token

@@ -1,17 +1,36 @@
-"""Symbols that are in no table: whole numbers of float32, exact, in 8 to 31 bits.
+"""Symbols that are in no table: whole numbers of float32, exact.
 
-Sign and exponent take 8 bits. What follows is that part of the fraction that a whole number of this
-exponent can have: as many bits as the exponent says, 23 at most.
+First come sign and exponent, by a fixed table in which two exponents more are half as likely; then
+that part of the fraction that a whole number of this exponent can have: as many bits as the
+exponent says, 23 at most. A symbol of 3 takes 4 bits, one of 100 takes 12, one of 1e30 takes 48.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["escaped_bits", "pop_escaped", "push_escaped"]
+
+
+@cache
+def _weights() -> NDArray[np.int64]:
+    """Weights of sign and exponent, ``2 * exponent + sign``, which add to 2 ** 24."""
+    weights = np.repeat(np.maximum(1, 2**21 >> np.arange(128) // 2), 2)
+    weights[:2] += (2**24 - weights.sum()) // 2
+    return weights
+
+
+@cache
+def _heads() -> Any:
+    import constriction
+
+    # Exact, as in `geowb.nec.tables`.
+    given = (_weights() - 1).astype(np.float32)
+    return constriction.stream.model.Categorical(given, perfect=False)
 
 
 def _sizes(exponents: NDArray) -> NDArray[np.int32]:
@@ -30,7 +49,10 @@ def _split(symbols: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.
 
 def escaped_bits(symbols: NDArray[np.float32]) -> float:
     """Count what `push_escaped` adds to a stream, in bits."""
-    return float(8 * symbols.size + _split(symbols)[2].sum()) if symbols.size else 0.0
+    if not symbols.size:
+        return 0.0
+    heads, _, sizes = _split(symbols)
+    return float((24 - np.log2(_weights()[heads])).sum() + sizes.sum())
 
 
 def push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
@@ -42,7 +64,7 @@ def push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
     some = sizes > 0
     if some.any():
         coder.encode_reverse(fractions[some], uniform(), (1 << sizes[some]).astype(np.int32))
-    coder.encode_reverse(heads, uniform(256))
+    coder.encode_reverse(heads, _heads())
 
 
 def pop_escaped(coder: Any, count: int) -> NDArray[np.float32]:
@@ -50,7 +72,7 @@ def pop_escaped(coder: Any, count: int) -> NDArray[np.float32]:
     import constriction
 
     uniform = constriction.stream.model.Uniform
-    heads = coder.decode(uniform(256), count).astype(np.int32)
+    heads = coder.decode(_heads(), count).astype(np.int32)
     exponents = heads >> 1
     sizes = _sizes(exponents)
     fractions, some = np.zeros(count, np.uint32), sizes > 0

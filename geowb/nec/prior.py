@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,6 +31,10 @@ __all__ = ["FactorizedPrior"]
 _LEAST = 1e-9
 #: Probability of each tail that is left out of a table, and escaped.
 _TAIL = 1e-6
+#: What is shared out equally among a channel's symbols and its escape, to each bit of its entropy.
+#: It costs 0.4 % more bits, and saves most of them where the prior has not been (clouds, other
+#: regions), which else took 20 bits a symbol and more.
+_UNSEEN = 3e-3
 #: CompressAI's names of its parameters, before and since 1.2.7.
 _COMPRESSAI = re.compile(r"(?:.*\.)?_?(matri|bias|factor)(?:x|ces|es|s)?\.?(\d)$")
 _OURS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
@@ -185,7 +190,11 @@ class FactorizedPrior(nn.Module):
             sign = -torch.sign(lower + upper)
             found = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))[:, 0].cpu()
             for row, values in zip(rows.tolist(), found, strict=True):
-                probabilities[row] = values[: counts[row]].numpy()
+                p = values[: counts[row]].numpy()
+                p = p / p.sum()
+                bits = -(p * np.log2(np.maximum(p, _LEAST))).sum()
+                unseen = max(2 * _TAIL, _UNSEEN * bits)
+                probabilities[row] = p * (1 - unseen) + unseen / (len(p) + 1)
         return Tables.from_probabilities(
             probabilities, first.int().cpu().numpy(), median.cpu().numpy() * steps, steps
         )

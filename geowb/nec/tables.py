@@ -255,7 +255,7 @@ class Tables:
     def information(self, values: ArrayLike) -> float:
         """Count the bits that values hold by the tables: -log2 of each symbol's share, escapes too.
 
-        An escape is followed by 8 bits of sign and exponent and up to 23 of the symbol itself.
+        What follows an escape is counted as `geowb.nec.escapes` codes it.
         """
         index, symbols = self._index(self._checked(np.asarray(values), missing=True)[0])
         bits = PRECISION - np.log2(np.concatenate(self.weights))

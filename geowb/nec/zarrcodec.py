@@ -1,5 +1,6 @@
 """The Zarr codec ``geowb.factorized_prior``: an array of embeddings, its chunks entropy-coded.
 
+>>> import zarr
 >>> codec = FactorizedPriorCodec(Tables.fit(np.zeros((9, 4))))
 >>> array = zarr.create_array({}, shape=(8, 8, 4), chunks=(4, 4, 4), dtype="float32",
 ...                           serializer=codec, compressors=None, fill_value=float("nan"))
