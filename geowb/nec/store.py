@@ -150,7 +150,8 @@ def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
         if text.endswith(".zip") and "://" not in text:
             place = zarr.storage.ZipStore(text, mode="r")
     try:
-        data = xr.open_zarr(place, decode_coords="all")
+        whole = zarr.open_group(place, mode="r").metadata.consolidated_metadata is not None
+        data = xr.open_zarr(place, decode_coords="all", consolidated=whole)
     except (FileNotFoundError, KeyError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise DataError(f"{store} cannot be opened as a Zarr of embeddings: {told}") from error

@@ -82,8 +82,9 @@ def unpack(stream: bytes, shape: tuple[int, ...] | None, limit: int, seed: int) 
     tokens = math.prod(found)
     if shape is not None and tuple(found) != shape:
         raise CorruptStream(f"The stream holds {tuple(found)} tokens where {shape} are expected.")
-    if tokens > limit:
-        raise CorruptStream(f"The stream asks for {tokens:,} tokens; {limit:,} are allowed.")
+    asked = math.prod(max(1, size) for size in found)  # also of a shape that holds nothing
+    if asked > max(1, limit):
+        raise CorruptStream(f"The stream asks for {asked:,} tokens; {limit:,} are allowed.")
     there, count = None, tokens
     if some:
         length, at = _read_number(body, at)

@@ -1,0 +1,85 @@
+"""The entropy coder beside CompressAI's, on one embedding of 197 tokens of 768 channels."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from compressai_run import VERSION, embedding
+from run import Row
+
+CHANNELS, TOKENS, REPEATS = 768, 197, 21
+
+
+def rows() -> list[Row]:
+    """Time encoding and decoding by the same densities, and compare likelihoods."""
+    import torch
+
+    from geowb.nec import FactorizedPrior
+
+    torch.set_num_threads(1)
+    values = embedding(CHANNELS, TOKENS)
+    prior = FactorizedPrior(CHANNELS)
+    with torch.no_grad():
+        for weight in prior.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator()))
+    prior.update_quantiles()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = compressai(prior, values, Path(folder))
+    if theirs is None:
+        return []
+    tables, array = prior.tables(), values.numpy()
+    took: dict[str, list[float]] = {"encode": [], "decode": []}
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        stream = tables.encode(array)
+        between = time.perf_counter()
+        decoded = tables.decode(stream)
+        took["decode"].append(time.perf_counter() - between)
+        took["encode"].append(between - began)
+    if (decoded != tables.quantise(array)).any():
+        raise SystemExit("What was decoded is not what was encoded.")
+    what = f"{{}} of {CHANNELS} channels x {TOKENS} tokens"
+    name, how = f"CompressAI {VERSION}", f"median of {REPEATS}, one thread, the same densities"
+    found = []
+    for job in ("encode", "decode"):
+        ours, other = 1e3 * statistics.median(took[job]), 1e3 * theirs[job]
+        found.append(Row(what.format(job), ours, name, other, "ms", other / 5, how))
+    information = tables.information(array) / 8
+    limit = 1.001 * information + 16
+    size = Row("bytes of it", len(stream), "what the tables say", information, "B", limit)
+    with torch.no_grad():
+        own = prior.likelihood(values)
+    off = float((own - torch.tensor(theirs["likelihood"]).clamp_min(1e-9)).abs().max())
+    note = "largest difference of a likelihood; the largest likelihood"
+    return [*found, size, Row("likelihoods", off, name, float(own.max()), "", 1e-5, note)]
+
+
+def compressai(prior: object, values: object, folder: Path) -> dict | None:
+    """Run CompressAI in a process of its own, installed into a folder that is thrown away."""
+    import torch
+
+    target = folder / "packages"
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
+    install += ["--python", sys.executable, "--target", target, f"compressai=={VERSION}"]
+    if subprocess.run(install, check=False).returncode:
+        print(f"compressai {VERSION} could not be installed: its rows are left out.")
+        return None
+    names = {"matrices": "_matrix", "biases": "_bias", "factors": "_factor"}
+    state = {}
+    for key, value in prior.state_dict().items():
+        name, _, number = key.partition(".")
+        state[names[name] + number if number else name] = value
+    torch.save({"state": state, "values": values}, folder / "state.pt")
+    command = [sys.executable, Path(__file__).with_name("compressai_run.py"), "time"]
+    command += [str(CHANNELS), str(TOKENS), str(REPEATS), folder / "state.pt"]
+    env = os.environ | {"PYTHONPATH": str(target)}
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
