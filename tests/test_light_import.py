@@ -109,3 +109,26 @@ def test_the_command_line_works_without_the_extras(core_alone):
         done = subprocess.run([*command, *words], env=core_alone, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
+
+
+def test_compressed_embeddings_are_read_without_the_extras(core_alone, tmp_path):
+    import numpy as np
+    import zarr
+
+    from geowb.nec import FactorizedPriorCodec, Tables
+
+    values = np.random.default_rng(0).normal(size=(1, 6, 5, 8)).astype("float32")
+    tables = Tables.fit(values, steps=0.5)
+    zarr.create_group(tmp_path / "a.zarr").create_array(
+        "embedding", data=values, chunks=(1, 3, 5, 8), serializer=FactorizedPriorCodec(tables),
+        compressors=None, dimension_names=("time", "y", "x", "channel"),
+    )  # fmt: skip
+    program = (
+        "import sys, xarray, geowb.nec\n"
+        "plain = xarray.open_zarr(sys.argv[1], consolidated=False)['embedding']\n"
+        "ours = geowb.nec.open_embeddings(sys.argv[1])\n"
+        "print(float(plain.sum()), float(ours.sum()))\n"
+    )
+    found = _python(program, tmp_path / "a.zarr", env=core_alone).split()
+    meant = float(tables.quantise(values).sum())
+    assert [float(one) for one in found] == [meant, meant]

@@ -6,6 +6,7 @@ import math
 import pickle
 import resource
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geowb.errors import CorruptStream, DataError
+from geowb.errors import CorruptStream, DataError, RequestError
 from geowb.nec import Tables
 
 
@@ -256,6 +257,12 @@ def test_tables_that_cannot_be_are_refused(change, told):
     assert Tables(**good).channels == 1
     with pytest.raises(DataError, match=told):
         Tables(**{**good, **change})
+
+
+def test_a_missing_coder_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(RequestError, match="pip install 'constriction"):
+        fixed_tables().encode([[0.0, 0.5, -3.0]])
 
 
 def test_nobody_can_change_tables(tables):

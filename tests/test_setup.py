@@ -18,7 +18,7 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
     "dask": "dask-core",
 }
-PIP_ONLY = {"terratorch"}
+PIP_ONLY = {"constriction", "terratorch"}
 
 
 def project():

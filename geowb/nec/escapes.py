@@ -13,7 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["escaped_bits", "pop_escaped", "push_escaped"]
+from geowb.errors import RequestError
+
+__all__ = ["coding", "escaped_bits", "pop_escaped", "push_escaped"]
+
+
+def coding() -> Any:
+    """Import the entropy coder's module, ``constriction.stream``.
+
+    Raises
+    ------
+    RequestError
+        If it is not installed, which it is not by itself on Linux on ARM.
+    """
+    try:
+        import constriction
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            "The entropy coder is not installed: pip install 'constriction>=0.5,<0.6' (on Linux on "
+            "ARM it is built, which needs a Rust compiler)."
+        ) from error
+    return constriction.stream
 
 
 @cache
@@ -26,11 +46,9 @@ def _weights() -> NDArray[np.int64]:
 
 @cache
 def _heads() -> Any:
-    import constriction
-
     # Exact, as in `geowb.nec.tables`.
     given = (_weights() - 1).astype(np.float32)
-    return constriction.stream.model.Categorical(given, perfect=False)
+    return coding().model.Categorical(given, perfect=False)
 
 
 def _sizes(exponents: NDArray) -> NDArray[np.int32]:
@@ -57,9 +75,7 @@ def escaped_bits(symbols: NDArray[np.float32]) -> float:
 
 def push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
     """Put symbols on a coder (constriction's ``AnsCoder``)."""
-    import constriction
-
-    uniform = constriction.stream.model.Uniform
+    uniform = coding().model.Uniform
     heads, fractions, sizes = _split(symbols)
     some = sizes > 0
     if some.any():
@@ -69,9 +85,7 @@ def push_escaped(coder: Any, symbols: NDArray[np.float32]) -> None:
 
 def pop_escaped(coder: Any, count: int) -> NDArray[np.float32]:
     """Take as many symbols from a coder, in the order in which they were given."""
-    import constriction
-
-    uniform = constriction.stream.model.Uniform
+    uniform = coding().model.Uniform
     heads = coder.decode(_heads(), count).astype(np.int32)
     exponents = heads >> 1
     sizes = _sizes(exponents)

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geowb.errors import CorruptStream, DataError
 from geowb.nec import stream as framing
-from geowb.nec.escapes import escaped_bits, pop_escaped, push_escaped
+from geowb.nec.escapes import coding, escaped_bits, pop_escaped, push_escaped
 
 __all__ = ["PRECISION", "Tables"]
 
@@ -200,9 +200,7 @@ class Tables:
         values = np.asarray(values)
         tokens, there = self._checked(values, missing)
         index, symbols = self._index(tokens)
-        import constriction
-
-        coder = constriction.stream.stack.AnsCoder()
+        coder = coding().stack.AnsCoder()
         escaped = symbols[index == self._counts[:, None]]
         if escaped.size:
             push_escaped(coder, escaped)
@@ -289,11 +287,9 @@ class Tables:
             return scaled + self.medians
 
     def _decoded(self, count: int, words: bytes) -> NDArray[np.float32]:
-        import constriction
-
         numbers = np.frombuffer(words, "<u4").astype(np.uint32)
         try:
-            coder = constriction.stream.stack.AnsCoder(numbers)
+            coder = coding().stack.AnsCoder(numbers)
         except ValueError as error:  # a zero at the end
             raise CorruptStream(f"The stream is no entropy-coded one: {error}") from error
         symbols = np.empty((self.channels, count), np.float32)
@@ -323,11 +319,9 @@ class Tables:
 
     @cached_property
     def _models(self) -> list[Any]:
-        import constriction
-
         # The coder gives each symbol 1 and shares out the rest by its probability. Of the weights
         # less 1, which add to all that it shares out, nothing is rounded: float32 holds them.
-        categorical = constriction.stream.model.Categorical
+        categorical = coding().model.Categorical
         return [categorical((one - 1).astype(np.float32), perfect=False) for one in self.weights]
 
     # As bytes.
