@@ -361,6 +361,22 @@ def test_what_a_header_asks_for_is_bounded(tables):
         tables.decode(sealed(bomb, tables))
 
 
+def test_words_beyond_the_last_symbol_are_refused(tables):
+    body = tables.encode(laplacian(np.random.default_rng(0), 5))[:-4]
+    assert np.isfinite(tables.decode(sealed(body, tables))).all()
+    header, words = body[:2], body[2:]
+    with pytest.raises(CorruptStream, match="longer than what it holds"):
+        tables.decode(sealed(header + b"\x07\x00\x00\x00" + words, tables))
+
+
+def test_a_symbol_that_is_no_float_is_refused():
+    small = fixed_tables()
+    wide = Tables(small.medians, small.steps * 1e20, small.first, small.weights)
+    body = small.encode([[1e30, 0.5, -3.0]])[:-4]
+    with pytest.raises(CorruptStream, match="no value of float32"):
+        wide.decode(sealed(body, wide))
+
+
 SMALL = Tables.fit(laplacian(np.random.default_rng(6), 500, 7))
 STREAMS = [
     SMALL.encode(laplacian(np.random.default_rng(7), tokens, 7) * scale)
