@@ -21,6 +21,7 @@ __all__ = [
     "confusion",
     "confusions",
     "difference",
+    "drawn",
     "paired",
     "shares",
     "with_interval",
@@ -231,6 +232,34 @@ def _scores(stacked: np.ndarray, side: int) -> dict[str, np.ndarray]:
     return {"mean": mean, **{k: iou[:, k] for k in range(side)}}
 
 
+def drawn(
+    tables: pd.DataFrame, *, score: str = "miou", repeats: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Score of all places, and then of `repeats` bootstrap draws of them, ``(1 + repeats,)``.
+
+    >>> tables = pd.DataFrame([[1, 0, 0, 1], [1, 1, 0, 0]], index=[("a", "0"), ("a", "1")])
+    >>> tables.index = pd.MultiIndex.from_tuples(tables.index)
+    >>> float(drawn(tables, score="accuracy", repeats=10)[0])
+    0.75
+
+    Of tables of the same places, `seed` draws the same places: the difference of two results is
+    paired. Whole places are drawn, in each scene as many as it has (as
+    `geowb.evaluate.with_interval`).
+
+    Parameters
+    ----------
+    score
+        ``miou``, the mean IoU over the classes that are observed or predicted in a draw, or
+        ``accuracy``, the share of the pixels (or images) that are right.
+    """
+    counts = np.vstack([np.ones((1, len(tables))), draws(tables.index, repeats, seed)])
+    side = round(tables.shape[1] ** 0.5)
+    if score == "miou":
+        return _scores(counts @ tables.to_numpy(), side)["mean"]
+    hit = tables.to_numpy()[:, :: side + 1].sum(axis=1)
+    return (counts @ hit) / (counts @ tables.to_numpy().sum(axis=1))
+
+
 def with_interval(
     tables: pd.DataFrame, names: Sequence[str], *, repeats: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
@@ -252,7 +281,12 @@ def with_interval(
 
 
 def paired(
-    ours: pd.DataFrame, theirs: pd.DataFrame, *, repeats: int = 2000, seed: int = 0
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    *,
+    score: str = "miou",
+    repeats: int = 2000,
+    seed: int = 0,
 ) -> pd.Series:
     """Difference of the mean IoU of two models on the same places, with a 95 % interval.
 
@@ -260,6 +294,8 @@ def paired(
     value    0.021
     low      0.004
     high     0.039
+
+    `score` is that of `drawn`.
 
     Raises
     ------
@@ -270,8 +306,7 @@ def paired(
     seen = [t.to_numpy().reshape(-1, side, side).sum(axis=2) for t in (ours, theirs)]
     if not ours.index.equals(theirs.index) or not np.array_equal(*seen):
         raise DataError("The two tables are of different pixels: compare models on one test set.")
-    counts = np.vstack([np.ones((1, len(ours))), draws(ours.index, repeats, seed)])
-    mine, other = (_scores(counts @ t.to_numpy(), side)["mean"] for t in (ours, theirs))
+    mine, other = (drawn(t, score=score, repeats=repeats, seed=seed) for t in (ours, theirs))
     gain = mine - other
     return pd.Series([gain[0], *middle_95(gain[1:], len(ours))], index=["value", "low", "high"])
 

@@ -47,6 +47,13 @@ def adapt(
     learning_rate: Annotated[
         float | None, typer.Option(metavar="RATE", help="Peak of the network's learning rate.")
     ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the decoder sees in training: rounding, or noise as in the paper's code.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of order, masks and noise.")] = (
         None
     ),
@@ -94,6 +101,7 @@ def adapt(
     values = {
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "through": through,
         "seed": seed,
         "stored": stored,
     }

@@ -30,6 +30,8 @@ __all__ = ["Adaptation", "Making", "choose_factor", "fit_prior"]
 _FACTORS = tuple(2 ** (half / 2) for half in range(-6, 9))
 #: Tokens that the prior is fitted to, and that the factors are tried on.
 _TOKENS = 2**14
+#: Steps after which the medians are found anew, about which is rounded.
+_MEDIANS = 10
 #: Seconds between two checkpoints.
 _EVERY = 30
 
@@ -47,6 +49,9 @@ class Adaptation:
         0.95, weight decay 0.01 (0 for the prior).
     fitting_steps
         Of the prior alone, before and after.
+    through
+        What the decoder sees in training: the embedding with ``rounding`` (its gradient passed on as
+        if there were none), or with ``noise``, as in the paper's code.
     stored
         Type of the weights in the file.
     seed
@@ -58,6 +63,7 @@ class Adaptation:
     learning_rate: float = 1e-3
     prior_learning_rate: float = 2e-2
     fitting_steps: int = 300
+    through: str = "rounding"
     stored: str = "float32"
     seed: int = 0
 
@@ -70,6 +76,8 @@ class Adaptation:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise RequestError(f"{name} is {value}; it must lie between {low:g} and {high:g}.")
+        if self.through not in ("rounding", "noise"):
+            raise RequestError(f"through is '{self.through}': it is rounding or noise.")
         if self.stored not in ("float32", "float16"):
             raise RequestError(f"stored is '{self.stored}': weights are float32 or float16.")
 
@@ -158,13 +166,21 @@ class Making:
         partial.replace(self._checkpoint)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        network = [p for n, p in named if not n.startswith("prior.")]
-        prior = [p for n, p in named if n.startswith("prior.")]
-        groups = [
-            {"params": network, "peak": self.how.learning_rate, "weight_decay": 0.01},
-            {"params": prior, "peak": self.how.prior_learning_rate, "weight_decay": 0.0},
-        ]
+        """AdamW; its rates follow the factor, so that wider steps are the same training."""
+        how = self.how
+        scales = {
+            "encoder.norm.weight": self.factor,
+            "encoder.norm.bias": self.factor,
+            "decoder.decoder_embed.weight": 1 / self.factor,
+        }
+        groups = []
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            ours = name.startswith("prior.")
+            peak = how.prior_learning_rate if ours else how.learning_rate * scales.get(name, 1.0)
+            decay = 0.0 if ours else 0.01 / scales.get(name, 1.0)
+            groups.append({"params": [parameter], "peak": peak, "weight_decay": decay})
         return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
     # What is looked at beside the training.
@@ -202,11 +218,14 @@ class Making:
 
     def _train(self, optimizer: torch.optim.Optimizer, start: int, device: torch.device) -> None:
         model, how = self.model, self.how
-        network = optimizer.param_groups[0]["params"]
+        network = [p for n, p in model.named_parameters() if not n.startswith("prior.")]
         size = {"batch_size": how.batch_size, "steps": how.steps, "start": start}
         model.train()
         began, saved, before = time.monotonic(), time.monotonic(), self.seconds
+        model.prior.through = how.through
         for step, batch in enumerate(ChipStream(self.archive, seed=how.seed, **size), start):
+            if how.through == "rounding" and step % _MEDIANS == 0:
+                model.prior.update_quantiles()
             torch.manual_seed(how.seed * 1_000_003 + step)  # of the noise: the step's own
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * step / how.steps)) / 2

@@ -74,7 +74,7 @@ class FactorizedPrior(nn.Module):
         super().__init__()
         if channels < 1 or init_scale <= 0:
             raise ModelError(f"A prior has {channels=} and {init_scale=}: both are above 0.")
-        self.channels = channels
+        self.channels, self.through = channels, "noise"
         widths = (1, *filters, 1)
         scale = init_scale ** (1 / (len(filters) + 1))
         random = torch.Generator().manual_seed(seed)
@@ -95,14 +95,25 @@ class FactorizedPrior(nn.Module):
         return self.quantiles[:, 0, 1]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give what arrives of ``x`` ``(..., C)``, and the bits of each value."""
+        """Give what arrives of ``x`` ``(..., C)``, and the bits of each value.
+
+        In training noise makes the bits differentiable. What arrives is noisy too, or with
+        `through` = ``"rounding"`` it is what will arrive: rounded about the medians of the last
+        `update_quantiles`, with the gradient of what was not (Minnen and Singh 2020).
+        """
         if x.shape[-1] != self.channels:
             raise ModelError(f"This prior is of {self.channels} channels, not of {x.shape[-1]}.")
-        if self.training:
-            arrived = x + torch.empty_like(x).uniform_(-0.5, 0.5)
-        else:
-            arrived = torch.round(x - self.medians) + self.medians
-        return arrived, -self.likelihood(arrived).log2()
+        if not self.training:
+            arrived = self._rounded(x)
+            return arrived, -self.likelihood(arrived).log2()
+        noisy = x + torch.empty_like(x).uniform_(-0.5, 0.5)
+        bits = -self.likelihood(noisy).log2()
+        if self.through == "noise":
+            return noisy, bits
+        return x + (self._rounded(x) - x).detach(), bits
+
+    def _rounded(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.round(x - self.medians) + self.medians
 
     def likelihood(self, values: torch.Tensor) -> torch.Tensor:
         """Probability of the step around each value ``(..., C)``, 1e-9 at least; float32."""

@@ -7,9 +7,10 @@
 
 from geowb.train.fitting import Fit, fit, quiet, seed_everything, steps_an_epoch
 from geowb.train.losses import class_loss, masked_rmse
-from geowb.train.tasks import Regression, Segmentation, Task
+from geowb.train.tasks import Classification, Regression, Segmentation, Task
 
 __all__ = [
+    "Classification",
     "Fit",
     "Regression",
     "Segmentation",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 from torchmetrics import MeanSquaredError, Metric
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from geowb.chips import with_labels
 from geowb.errors import DataError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from geowb.chips import ChipDataset
     from geowb.models.wrapper import PixelModel
 
-__all__ = ["Regression", "Segmentation", "Task"]
+__all__ = ["Classification", "Regression", "Segmentation", "Task"]
+
+#: Weight of an auxiliary output in the loss (mmsegmentation's FCN, TerraTorch's too).
+_AUXILIARY = 0.4
 
 #: Share of the steps in which the rate of the schedule ``poly`` rises.
 _WARM = 0.05
@@ -148,7 +151,8 @@ class Segmentation(Task):
     """One class a pixel, -1 unlabelled: `class_loss`; the mean IoU over the classes.
 
     Options: ``loss`` (``cross_entropy`` or ``dice``) and ``class_weights``. The mean is that of
-    torchmetrics: over the classes that are observed or predicted in the split.
+    torchmetrics: over the classes that are observed or predicted in the split. Of a model that
+    gives a pair in training the second is an auxiliary output, with 0.4 times its loss.
     """
 
     score = "miou"
@@ -180,13 +184,54 @@ class Segmentation(Task):
 
     def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
         prediction, target = self.model(batch["image"]), batch["label"]
+        prediction, *others = prediction if isinstance(prediction, tuple) else (prediction,)
         _check_classes(target, prediction.shape[1])
         score = self.scores["fit" if part == "train" else part]
         if (target >= 0).any():
             score.update(_called(prediction.detach(), target), target)
             self._log(part, score)
         how = {"name": self.options.get("loss", "cross_entropy")}
-        return class_loss(prediction, target, weights=self.options.get("class_weights", ()), **how)
+        how["weights"] = self.options.get("class_weights", ())
+        loss = class_loss(prediction, target, **how)
+        return loss + _AUXILIARY * sum(class_loss(other, target, **how) for other in others)
+
+
+class Classification(Task):
+    """One class an image: cross entropy; the share of the images that are right.
+
+    The model gives ``(B, K)`` scores; its card counts them as ``outputs``.
+    Options: ``smoothing`` of the labels, 0 by default.
+    """
+
+    score = "accuracy"
+    mode = "max"
+    told = "accuracy {:.3f}"
+
+    def __init__(self, model: torch.nn.Module, plan: dict[str, Any]) -> None:
+        super().__init__(model, plan)
+        count = model.card["outputs"]
+        self.scores = torch.nn.ModuleDict(
+            {part: MulticlassAccuracy(count, average="micro") for part in ("fit", "val")}
+        )
+
+    @staticmethod
+    def ready(train: Any, val: Any) -> Any:
+        """Refuse training images that are all of one class."""
+        if len(found := train.classes()) < 2:
+            raise DataError(
+                f"All {len(train)} training images are of the class {found[0]}: two are needed to "
+                "learn from. Take more images or another seed."
+            )
+        return train
+
+    def _step(self, batch: dict[str, torch.Tensor], part: str) -> torch.Tensor:
+        prediction, target = self.model(batch["image"]), batch["label"]
+        _check_classes(target, prediction.shape[1])
+        score = self.scores["fit" if part == "train" else part]
+        score.update(_called(prediction.detach(), target), target)
+        self._log(part, score)
+        smoothing = self.options.get("smoothing", 0.0)
+        return torch.nn.functional.cross_entropy(prediction, target, label_smoothing=smoothing)
 
 
 def _called(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
