@@ -50,8 +50,8 @@ class Adaptation:
     fitting_steps
         Of the prior alone, before and after.
     through
-        What the decoder sees in training: the embedding with ``rounding`` (its gradient passed on as
-        if there were none), or with ``noise``, as in the paper's code.
+        What the decoder sees in training: the embedding with ``rounding`` (its gradient passed on
+        as if there were none), or with ``noise``, as in the paper's code.
     stored
         Type of the weights in the file.
     seed

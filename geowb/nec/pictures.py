@@ -1,4 +1,4 @@
-"""Pictures of compression: curves of usefulness against size, images and embeddings at each rate."""
+"""Pictures of compression: usefulness against size, images and embeddings at each rate."""
 
 from __future__ import annotations
 

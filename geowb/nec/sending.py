@@ -98,7 +98,7 @@ class Images:
         return self.pixels[0].nbytes
 
     def tensor(self, rows: slice) -> torch.Tensor:
-        """What the encoder is given: ``(n, bands, 1, y, x)`` float32."""
+        """Give what the encoder sees: ``(n, bands, 1, y, x)`` float32."""
         import torch
 
         scaled = self.pixels[rows] * self.gain[:, None, None] + self.offset[:, None, None]
