@@ -84,6 +84,41 @@ class CompressedMAE(MaskedPrithvi):
         """Give `embed` as a map ``(B, T * D, h, w)``, the first date's channels first."""
         return self.embed(x).permute(0, 1, 4, 2, 3).flatten(1, 2)
 
+    @torch.no_grad()
+    def reconstruct(self, tokens: torch.Tensor, *, passes: int = 8, seed: int = 0) -> torch.Tensor:
+        """Predict images from embeddings ``(B, T, h, w, D)`` as they arrive: ``(B, C, T, H, W)``.
+
+        The decoder has learnt to predict what is hidden, so each patch is predicted from others:
+        in each of `passes` it is given a random share of the tokens, as many as in training, and
+        the predictions of the others are averaged. The class token does not arrive; that of an
+        image of the bands' means stands for it.
+        """
+        random = torch.Generator().manual_seed(seed)
+        grid, unit = tokens.shape[1:4], self.unit
+        shape = (grid[0], grid[1] * unit, grid[2] * unit)
+        blank = tokens.new_zeros(1, len(self.card["bands"]), *shape)
+        first = self.encoder.forward_features(blank)[-1][:, :1].expand(len(tokens), -1, -1)
+        flat = tokens.flatten(1, 3)
+        count = flat.shape[1]
+        shown = max(1, int(count * (1 - self.card["mask_ratio"])))
+        total, times = tokens.new_zeros(()), tokens.new_zeros(count)
+        for start in range(passes):
+            # Shares follow each other through one order, so that every patch has its turn.
+            if start * shown % count < shown:
+                order = torch.randperm(count, generator=random)
+            order = order.roll(-shown)
+            latent = torch.cat((first, flat[:, order[:shown]]), dim=1)
+            every = order.expand(len(tokens), -1).to(tokens.device)
+            padding = torch.zeros(len(tokens), shown, dtype=torch.bool, device=tokens.device)
+            made = self._decode_shown(latent, every, padding, shape)
+            hidden = torch.ones(count, device=tokens.device)
+            hidden[order[:shown]] = 0
+            times = times + hidden
+            pixels = _in_pixels(hidden.reshape(grid), unit)
+            total = total + made * pixels
+        weights = _in_pixels(times.clamp_min(1).reshape(grid), unit)
+        return total / weights * self.std + self.mean
+
     def trained(self) -> Share:
         """Count what is trained for compression; the prior's quantiles, which are solved for, too.
 
@@ -105,3 +140,8 @@ class CompressedMAE(MaskedPrithvi):
         norm.weight.mul_(factor)
         norm.bias.mul_(factor)
         self.decoder.decoder_embed.weight.div_(factor)
+
+
+def _in_pixels(units: torch.Tensor, size: int) -> torch.Tensor:
+    """Repeat a value a unit ``(T, h, w)`` over its pixels."""
+    return units.repeat_interleave(size, -1).repeat_interleave(size, -2)
