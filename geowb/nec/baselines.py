@@ -17,12 +17,12 @@ import numpy as np
 
 from geowb.errors import CorruptStream, RequestError
 
-__all__ = ["Uniform", "from_jpeg2000", "jpeg2000", "packed", "unpacked"]
+__all__ = ["Uniform", "coded", "from_jpeg2000", "jpeg2000", "packed", "quality_for", "unpacked"]
 
 #: Settings of OpenJPEG: the irreversible transform, the codestream without a file around it.
 _OPENJPEG = {"driver": "JP2OpenJPEG", "REVERSIBLE": "NO", "CODEC": "J2K"}
-#: Halvings of the interval in which the quality is searched: to 1 % of itself.
-_HALVINGS = 12
+#: Codings in the search of a quality, and how full the bytes are then to be.
+_TRIES, _CLOSE = 10, 0.97
 
 
 def packed(values: np.ndarray) -> bytes:
@@ -75,29 +75,46 @@ def jpeg2000(image: np.ndarray, size: int) -> bytes:
     RequestError
         If the image is not of this kind, or not even its headers fit into `size`.
     """
+    return coded(image, quality_for(image, size))
+
+
+def quality_for(image: np.ndarray, size: int) -> float:
+    """Find OpenJPEG's quality with which an image takes at most `size` bytes, and little less.
+
+    Raises
+    ------
+    RequestError
+        As `jpeg2000`.
+    """
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16):
         raise RequestError(
             f"JPEG 2000 takes (bands, y, x) of uint8 or uint16, not {image.dtype} {image.shape}."
         )
-    low, high, best = 1e-3, 100.0, None
-    for _ in range(_HALVINGS):
-        quality = (low * high) ** 0.5
-        stream = _coded(image, quality)
-        if len(stream) <= size:
-            low, best = quality, stream if best is None or len(stream) >= len(best) else best
-            if len(stream) > 0.98 * size:
+    low, high, quality = 0.0, np.inf, 100 * size / image.nbytes
+    for _ in range(_TRIES):
+        taken = len(coded(image, quality))
+        if taken <= size:
+            low = quality
+            if taken > _CLOSE * size:
                 break
         else:
             high = quality
-    if best is None:
-        raise RequestError(
-            f"JPEG 2000 of {image.shape} takes more than {size} bytes: even its smallest "
-            f"codestream has {len(_coded(image, 1e-3))}."
-        )
-    return best
+        quality *= size / taken
+        if not low < quality < high:  # the size is no smooth function of it
+            quality = (low + high) / 2 if np.isfinite(high) else 1.1 * low
+    if not low:
+        smallest = len(coded(image, 1e-3))
+        if smallest > size:
+            raise RequestError(
+                f"JPEG 2000 of {image.shape} takes more than {size} bytes: even its smallest "
+                f"codestream has {smallest}."
+            )
+        low = 1e-3
+    return low
 
 
-def _coded(image: np.ndarray, quality: float) -> bytes:
+def coded(image: np.ndarray, quality: float) -> bytes:
+    """Compress an image with JPEG 2000 at a quality of OpenJPEG's, per cent of the image."""
     from rasterio.io import MemoryFile
 
     bands, height, width = image.shape

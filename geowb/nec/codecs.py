@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from geowb.models.masked import MaskedModel
     from geowb.nec.autoencoder import CompressedMAE
 
-__all__ = ["Codec", "load_codec", "open_base", "read_card", "save_codec"]
+__all__ = ["Codec", "codec_folders", "load_codec", "open_base", "read_card", "save_codec"]
 
 _FORMAT = 1
+#: Codecs that come with geowb: a folder an encoder.
+SHIPPED = Path(__file__).parent / "shipped"
 _DTYPES = ("float32", "float16")
 
 
@@ -158,12 +160,12 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     ModelError
         If its card is damaged, or of a later format.
     """
-    folder = Path(folder)
-    file = (folder if folder.is_dir() else folder.parent) / "codec.json"
+    file = _folder(folder) / "codec.json"
     if not file.is_file():
         raise RequestError(
             f"There is no codec in {folder}: it is a folder with codec.json, codec.safetensors and "
-            "tables.bin, which `geowb adapt` leaves."
+            "tables.bin, which `geowb adapt` leaves; or one that comes with geowb, such as "
+            "mae_demo/lambda-4."
         )
     try:
         card = json.loads(file.read_text("utf-8"))
@@ -175,11 +177,56 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return card
 
 
+def _folder(place: str | Path) -> Path:
+    """Find the folder of a codec: itself, that of its card, or one that comes with geowb."""
+    place = Path(place)
+    if not place.exists() and not place.is_absolute() and (SHIPPED / place).is_dir():
+        return SHIPPED / place
+    return place if place.is_dir() else place.parent
+
+
+def codec_folders(place: str | Path, lambdas: Sequence[float] = ()) -> list[Path]:
+    """List the codecs of a folder, or those that come with geowb, smaller rates first.
+
+    >>> [folder.name for folder in codec_folders("mae_demo", [4])]
+    ['lambda-4']
+
+    Parameters
+    ----------
+    place
+        Folder that `geowb adapt` left, or the name of an encoder.
+    lambdas
+        Which of them; empty for all.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or not one of the lambdas.
+    """
+    text = str(place)
+    folder = Path(text) if Path(text).is_dir() else SHIPPED / text
+    found = {read_card(file)["lambda"]: file.parent for file in folder.glob("*/codec.json")}
+    if not text or not found:
+        known = ", ".join(sorted(one.name for one in SHIPPED.iterdir() if one.is_dir()))
+        raise RequestError(
+            f"There are no codecs in '{text}': it is a folder that `geowb adapt` left, or an "
+            f"encoder whose codecs come with geowb ({known})."
+        )
+    if missing := [one for one in lambdas if one not in found]:
+        raise RequestError(
+            f"{text} has no codec of lambda {missing[0]:g}; it has those of "
+            f"{', '.join(f'{one:g}' for one in sorted(found))}."
+        )
+    return [found[one] for one in sorted(found) if one in lambdas or not lambdas]
+
+
 def load_codec(folder: str | Path, weights: str = "") -> Codec:
     """Load a codec and the encoder that it changes.
 
-    >>> load_codec("codecs/lambda-30").tables  # doctest: +SKIP
-    <Tables of 192 channels, 3 to 17 symbols, ...>
+    >>> load_codec("mae_demo/lambda-4").tables
+    <Tables of 192 channels, ... symbols, ...>
+
+    A folder, or the name of one that comes with geowb.
 
     Parameters
     ----------
@@ -199,8 +246,7 @@ def load_codec(folder: str | Path, weights: str = "") -> Codec:
     from geowb.models.weights import fit_state, read_checkpoint
     from geowb.nec.autoencoder import CompressedMAE
 
-    card, folder = read_card(folder), Path(folder)
-    folder = folder if folder.is_dir() else folder.parent
+    card, folder = read_card(folder), _folder(folder)
     tables_file, changes = folder / "tables.bin", folder / "codec.safetensors"
     for file in (tables_file, changes):
         if not file.is_file():

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,13 @@ from geowb.errors import DataError
 
 if TYPE_CHECKING:
     import torch
+    import xarray as xr
 
     from geowb.nec.autoencoder import CompressedMAE
     from geowb.nec.places import Places
     from geowb.nec.sending import Sent
 
-__all__ = ["Judged", "judge"]
+__all__ = ["Judged", "judge", "map_embedding", "operations"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def judge(
             **{"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size},
             **{"weight_decay": 0.05, "seed": seed, "accelerator": accelerator, "progress": False},
         )
+        _take_averages(head, sent.tokens, np.random.default_rng(seed).permutation(train))
         seconds += fitted.seconds
         made = predicted(head, sent.tokens, test, accelerator=accelerator)
         for row, one in zip(test, made, strict=True):
@@ -116,3 +118,96 @@ def judge(
     rows = sorted(row for row, table in tables.items() if table.sum())
     index = places.index[rows]
     return Judged(pd.DataFrame([tables[row] for row in rows], index=index), head, seconds)
+
+
+def _take_averages(
+    head: torch.nn.Module, tokens: np.ndarray, rows: np.ndarray, batch_size: int = 64
+) -> None:
+    """Take the averages of batch normalisation anew, of all that was trained on.
+
+    After a few steps they are still those of the beginning. `rows` come in random order: the spread
+    is that within a batch.
+    """
+    import torch
+
+    batches = range(0, len(rows), batch_size)
+    seen = (torch.from_numpy(tokens[rows[at : at + batch_size]]) for at in batches)
+    torch.optim.swa_utils.update_bn(seen, head)
+
+
+def operations(call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> int:
+    """Count the multiplications and additions of a network, as PyTorch does.
+
+    >>> operations(torch.nn.Linear(8, 4), torch.zeros(1, 8))  # 4 x 8 of each
+    64
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:  # its hooks need gradients
+        call(x)
+    return int(counter.get_total_flops())
+
+
+def map_embedding(
+    head: torch.nn.Module, embedding: xr.DataArray, *, tokens: int, unit: int
+) -> xr.DataArray:
+    """Map the classes of a whole embedding, window by window; neither images nor encoder needed.
+
+    >>> map_embedding(result.head, open_embeddings("scene.zarr"), tokens=16, unit=8)
+    ... # doctest: +SKIP
+
+    Parameters
+    ----------
+    head
+        A `geowb.nec.heads.MapHead`.
+    embedding
+        ``(time, y, x, channel)`` as of `geowb.nec.open_embeddings`; its first date is mapped.
+    tokens
+        Along an edge of the windows, as in the head's training.
+    unit
+        Pixels along an edge of a token.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``(y, x)`` int16 on the grid of the pixels, -1 where a token is missing.
+
+    Raises
+    ------
+    DataError
+        If the embedding is smaller than a window.
+    """
+    import torch
+
+    whole = embedding.isel(time=0) if "time" in embedding.dims else embedding
+    height, width = whole.sizes["y"], whole.sizes["x"]
+    if min(height, width) < tokens:
+        raise DataError(f"The embedding has {height} x {width} tokens; a window has {tokens}.")
+    made = np.full((height * unit, width * unit), -1, np.int16)
+    head.eval()
+    with torch.inference_mode():
+        for y in range(0, height, tokens):
+            for x in range(0, width, tokens):
+                top, left = min(y, height - tokens), min(x, width - tokens)
+                part = whole.isel(y=slice(top, top + tokens), x=slice(left, left + tokens)).values
+                there = np.isfinite(part).all(axis=-1)
+                given = torch.from_numpy(np.nan_to_num(part).astype(np.float32))[None]
+                found = head(given).argmax(1)[0].numpy().astype(np.int16)
+                found[~np.kron(there, np.ones((unit, unit), bool))] = -1
+                edge = tokens * unit
+                window = np.s_[top * unit : top * unit + edge, left * unit : left * unit + edge]
+                made[window] = found
+    return _on_pixels(made, whole, unit)
+
+
+def _on_pixels(values: np.ndarray, tokens: xr.DataArray, unit: int) -> xr.DataArray:
+    """Put values on the grid whose squares of `unit` pixels are the tokens."""
+    import xarray as xr
+
+    coords = {}
+    for dim in ("y", "x"):
+        centres = tokens[dim].values
+        step = (centres[1] - centres[0]) / unit
+        coords[dim] = (centres[:, None] + step * (np.arange(unit) - (unit - 1) / 2)).ravel()
+    made = xr.DataArray(values, coords=coords, dims=("y", "x"))
+    return made.rio.write_crs(tokens.rio.crs) if tokens.rio.crs is not None else made

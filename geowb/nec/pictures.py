@@ -14,7 +14,11 @@ from geowb.plots import COLOURS, holoviews, layout
 if TYPE_CHECKING:
     import holoviews as hv
 
-__all__ = ["curves", "in_colours", "principal_colours", "rates"]
+    from geowb.nec.autoencoder import CompressedMAE
+    from geowb.nec.codecs import Codec
+    from geowb.nec.sending import Images
+
+__all__ = ["COVER", "at_each_rate", "beside", "curves", "in_colours", "principal_colours", "rates"]
 
 #: How each way of sending is drawn and called.
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -27,6 +31,11 @@ WAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "jpeg2000": (COLOURS[2], "JPEG 2000"),
         "full": (COLOURS[6], "images, zstd"),
     }
+)
+#: Colours of the world's land cover, in its order: forest to water.
+COVER = (
+    *("#117733", "#88AA55", "#C8B560", "#E8E0A0", "#66BBAA", "#B0D060", "#E69F00", "#7B5E2A"),
+    *("#C8B8A8", "#CC3311", "#0072B2"),
 )
 _LAYER = "_decoder"
 #: Axes that a point may be drawn against.
@@ -52,12 +61,10 @@ def curves(
     x: str = "kib",
     ylabel: str = "accuracy (%)",
     title: str = "",
-    published: pd.DataFrame | None = None,
-    ylim: tuple[float, float] | None = None,
 ) -> hv.Overlay:
     """Draw a score against the size of an image, a line a method, with its intervals.
 
-    >>> curves(points, title="scene classes", published=published("ucmerced"))  # doctest: +SKIP
+    >>> curves(points, title="scene classes")  # doctest: +SKIP
 
     Solid lines have a layer of the decoder at the receiver, dashed ones have not.
 
@@ -67,8 +74,6 @@ def curves(
         Columns method, score, `x`, and where there are intervals low and high.
     x
         ``kib``, ``bits_per_element``, ``of_raw`` or ``of_zstd``; the axis is logarithmic.
-    published
-        Points of the paper, drawn as hollow marks with thin lines, where `x` is ``kib``.
     """
     hv = holoviews()
     drawn = []
@@ -84,17 +89,21 @@ def curves(
             spread = (*xy, part["score"] - part["low"], part["high"] - part["score"])
             bars = hv.ErrorBars(spread, _AXES[x], [ylabel, "below", "above"])
             drawn.append(bars.opts(edgecolor=colour, linewidth=0.7, capsize=1.5))
-    for method, part in published.groupby("method", sort=False) if published is not None else []:
-        colour, name, layer = _way(str(method))
-        xy, dashes = (part["kib"], part["score"]), "solid" if layer else "dashed"
-        line = hv.Curve(xy, _AXES[x], ylabel, label=f"paper: {name}")
-        drawn.append(line.opts(color=colour, linewidth=0.6, linestyle=dashes))
-        marks = hv.Scatter(xy, _AXES[x], ylabel)
-        drawn.append(marks.opts(facecolors="white", edgecolors=colour, s=16, linewidth=0.8))
-    axes = {"title": title, "logx": True, "show_grid": True, "aspect": 1.3, "padding": 0.05}
-    axes |= {"ylim": ylim} if ylim else {}
-    small = {"title": 9, "labels": 8, "ticks": 7, "legend": 6}
+    axes = {"title": title, "logx": True, "show_grid": True, "aspect": 1.7, "padding": 0.05}
+    small = {"title": 10, "labels": 9, "ticks": 8, "legend": 8}
+    low = np.nanmin(np.append(points["score"], points.get("low", points["score"])))
+    high = np.nanmax(np.append(points["score"], points.get("high", points["score"])))
+    room = max(1.0, 0.06 * (high - low))
+    axes["ylim"] = (max(0, low - room), min(100 + room, high + room))
     return hv.Overlay(drawn).opts(legend_position="right", fontsize=small, **axes)
+
+
+def beside(panels: Sequence[Any]) -> hv.Layout:
+    """Lay out curves one below the other, each with axes of its own.
+
+    >>> beside([curves(ours), curves(published("ucmerced"))])  # doctest: +SKIP
+    """
+    return layout(panels, columns=1, apart=0.1).opts(shared_axes=False)
 
 
 def in_colours(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
@@ -142,6 +151,61 @@ def principal_colours(
         ]
         made = np.where(flip, 1 - made, made)
     return np.clip(made, 0, 1)
+
+
+def at_each_rate(
+    images: Images, base: CompressedMAE, codecs: Sequence[Codec], *, title: str = ""
+) -> hv.Layout:
+    """Show an image as it is seen from the embedding at each rate, the embedding, and JPEG 2000.
+
+    >>> at_each_rate(images, base, [load_codec("codecs/lambda-30")])  # doctest: +SKIP
+
+    The first row has the image, what the decoder makes of its embedding without any rounding, and
+    of what arrives with each codec; the second the embeddings in their first three principal
+    components; the third the image with JPEG 2000 in as many bytes, where its headers fit into
+    them. Sizes are those of the streams, without tables.
+
+    Parameters
+    ----------
+    images
+        Of which the first is shown.
+    base
+        The encoder before any adaptation.
+    """
+    import torch
+
+    from geowb.errors import RequestError
+    from geowb.nec.baselines import from_jpeg2000, jpeg2000
+    from geowb.nec.sending import Images, by_codec, embedded
+
+    one = Images(images.pixels[:1], images.gain, images.offset)
+    truth = one.pixels[0].astype(float)
+    gain, offset = one.gain[:, None, None], one.offset[:, None, None]
+    whole = in_colours(truth)
+
+    def drawn(model: CompressedMAE, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        made = model.reconstruct(torch.from_numpy(tokens)[None, None])[0, :, 0].cpu().numpy()
+        unit = model.unit
+        coarse = whole.reshape(tokens.shape[0], unit, tokens.shape[1], unit, 3).mean(axis=(1, 3))
+        colours = principal_colours(tokens, tokens, coarse)
+        enlarged = colours.repeat(unit, axis=0).repeat(unit, axis=1)
+        return in_colours((made - offset) / gain, truth), enlarged
+
+    seen, inside = drawn(base, embedded(base, one)[0][0])
+    pictures: dict[str, Any] = {"image": whole, "from the embedding": seen}
+    embeddings = {" ": np.ones_like(whole), "embedding": inside}
+    coded = {"JPEG 2000 in": np.ones_like(whole), "as many bytes": np.ones_like(whole)}
+    for codec in sorted(codecs, key=lambda codec: -codec.card["lambda"]):
+        sent = by_codec(codec, one)
+        name = f"{sent.sizes[0] / 1024:.2f} KiB"
+        pictures[name], embeddings[name] = drawn(codec.model, sent.tokens[0])
+        try:
+            stream = jpeg2000(one.pixels[0], int(sent.sizes[0]))
+        except RequestError:
+            coded[f"{name}: too small"] = np.ones_like(whole)
+            continue
+        coded[name] = in_colours(from_jpeg2000(stream).astype(float), truth)
+    return rates([pictures, embeddings, coded], title=title)
 
 
 def rates(rows: Sequence[Mapping[str, np.ndarray]], *, title: str = "") -> hv.Layout:

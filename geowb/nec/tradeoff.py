@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from geowb.classes import drawn
 from geowb.errors import RequestError
+from geowb.evaluate import middle_95
 
-__all__ = ["PUBLISHED", "gain", "published", "verdict", "within"]
+__all__ = ["PUBLISHED", "Results", "gain", "published", "verdict", "within"]
+
+if TYPE_CHECKING:
+    from geowb.nec.sending import Sent
 
 _NEC = "nec_decoder"
 #: Points of the plots in the README of IBM/neural-embedding-compression (2024-10-24), read off: KiB
@@ -143,3 +148,105 @@ def verdict(low: float, high: float, *, at_most: float) -> str:
     if high <= at_most:
         return "holds"
     return "does not hold" if low > at_most else "cannot tell"
+
+
+class Results:
+    """Operating points as they come, and what follows from them.
+
+    >>> results = Results(raw=98304, zstd=56000.0)
+    >>> results.add("classes", "nec", sent, result.table)  # doctest: +SKIP
+    >>> results.points  # doctest: +SKIP
+
+    Scores are shares of images (or pixels) that are right, in %; intervals are of 95 %, by
+    bootstrap over the test images, the same for all points of a task: differences are paired.
+
+    Parameters
+    ----------
+    raw, zstd
+        Bytes of an image as it is, and without loss.
+    """
+
+    #: What is held against: the whole encoder on the images.
+    FULL = "full"
+
+    def __init__(self, raw: float, zstd: float, *, repeats: int = 2000, seed: int = 0) -> None:
+        self.raw, self.zstd = raw, zstd
+        self._how = {"repeats": repeats, "seed": seed}
+        self._rows: list[dict[str, Any]] = []
+        self._tables: dict[tuple[str, str, str], pd.DataFrame] = {}
+        self._draws: dict[tuple[str, str, str], np.ndarray] = {}
+
+    def add(self, task: str, method: str, sent: Sent, table: pd.DataFrame) -> None:
+        """Take an operating point; `table` has a confusion matrix a test image."""
+        key = (task, method, sent.setting)
+        self._tables[key] = table
+        self._draws[key] = 100 * drawn(table, score="accuracy", **self._how)
+        miou = 100 * drawn(table, **self._how)
+        self._rows.append(
+            {
+                **{"task": task, "method": method, "setting": sent.setting},
+                **{"size": sent.size, "kib": sent.kib, "bits_per_element": sent.bits_per_element},
+                **{"of_raw": 100 * sent.size / self.raw, "of_zstd": 100 * sent.size / self.zstd},
+                **self._with_interval("score", self._draws[key], len(table)),
+                **self._with_interval("miou", miou, len(table)),
+            }
+        )
+
+    @staticmethod
+    def _with_interval(name: str, values: np.ndarray, places: int) -> dict[str, float]:
+        low, high = middle_95(values[1:], places)
+        tail = "" if name == "score" else f"_{name}"
+        return {name: values[0], f"low{tail}": low, f"high{tail}": high}
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """A row an operating point: sizes, score and mean IoU with their bounds."""
+        return pd.DataFrame(self._rows)
+
+    def of(self, task: str, method: str = "") -> pd.DataFrame:
+        """Those of a task, or of one method in it; none where nothing was added."""
+        points = self.points
+        found = points[points["task"] == task]
+        return found[found["method"] == method] if method else found
+
+    def lost(self, task: str, method: str, setting: str) -> tuple[float, float, float]:
+        """Points lost against the full encoder on the images: value, low, high."""
+        full = self.of(task, self.FULL)["setting"].iloc[0]
+        lost = self._draws[task, self.FULL, full] - self._draws[task, method, setting]
+        return lost[0], *middle_95(lost[1:], len(self._tables[task, method, setting]))
+
+    def at_budgets(
+        self, task: str, budgets: dict[str, float], allowed: dict[str, float]
+    ) -> pd.DataFrame:
+        """Find for each method and budget (bytes) the largest point that fits, and what it loses.
+
+        Parameters
+        ----------
+        allowed
+            Points that may be lost, by budget: what the verdict is about.
+        """
+        rows = []
+        for method, part in self.of(task).groupby("method", sort=False):
+            for name, budget in budgets.items() if method != self.FULL else ():
+                if (point := within(part, budget)) is None:
+                    continue
+                lost, low, high = self.lost(task, str(method), point["setting"])
+                says = verdict(low, high, at_most=allowed[name])
+                row = {"budget": name, "method": method, "setting": point["setting"]}
+                row |= {"at_most": budget / 1024, "kib": point["kib"], "score": point["score"]}
+                rows.append(row | {"lost": lost, "low": low, "high": high, "verdict": says})
+        return pd.DataFrame(rows)
+
+    def gain(self, task: str, ours: str, theirs: str) -> tuple[float, float, float]:
+        """Points that one method has more than another at equal size: value, low, high.
+
+        NaN where one is missing, or the curves have no size in common.
+        """
+        curves: list[Any] = []
+        for part in (self.of(task, ours), self.of(task, theirs)):
+            keys = list(part[["task", "method", "setting"]].itertuples(index=False, name=None))
+            if not keys:
+                return (float("nan"),) * 3
+            curves += [part["size"], [self._draws[key] for key in keys]]
+        values = gain(*curves)
+        return values[0], *middle_95(values[1:], 3 if np.isfinite(values[0]) else 0)
