@@ -23,6 +23,7 @@ CHECKS = {
     "accelerator": "geowb.models.checks:check_accelerator",
     "chip_size": "geowb.models.checks:check_chip_size",
     "masks": "geowb.gaps.masks:check_masks",
+    "codecs": "geowb.nec.codecs:check_codecs",
     "multiple": "geowb.batch.checks:check_multiple",
 }
 #: In the place of a value that is wrong, so that the rest of the request can be judged.

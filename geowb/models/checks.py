@@ -101,12 +101,13 @@ def misfits(
     shape, width = names[stem], found.encoder["embed_dim"]
     patch = tuple(found.encoder.get("patch_size", (4, 4)))
     wrong = f"{path} is not a checkpoint of '{model}': {stem} is"
-    if shape[2:] != patch:
+    if shape[2:] not in (patch, patch[-2:] if found.flat else patch):
         return [f"{wrong} {shape}, of patches {shape[2:]}, not {patch}."]
-    if shape[1] != len(HLS6) and not (whole or card):
+    if shape[1] != len(found.bands) and not (whole or card):
+        told = "red, green and blue" if found.flat else "the six of HLS"
         return [
             f"{path} takes {shape[1]} bands ({stem} is {shape}); "
-            f"'{model}' takes weights for the six of HLS."
+            f"'{model}' takes weights for {told}."
         ]
     return [f"{wrong} {shape[0]} wide, not {width}."] if shape[0] != width else []
 

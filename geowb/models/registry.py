@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from geowb.bands import HLS6
 from geowb.errors import ModelError, did_you_mean
 
 __all__ = [
@@ -61,7 +62,9 @@ class ModelSpec:
 
     ``family`` says which code builds it (``swin``, ``prithvi``, ``unet`` or ``smp``), ``encoder``
     holds the arguments of the encoder, ``statistics`` names the default band statistics, ``hub`` is
-    the file of its published weights, OWNER/REPOSITORY/FILE on the Hugging Face hub.
+    the file of its published weights, OWNER/REPOSITORY/FILE on the Hugging Face hub. ``flat`` says
+    that foreign checkpoints are of a 2-D masked autoencoder: red, green and blue, patches without
+    an axis of time, and encodings of places of their own.
     """
 
     title: str
@@ -70,6 +73,12 @@ class ModelSpec:
     statistics: str = "granite_agb"
     source: str = ""
     hub: str = ""
+    flat: bool = False
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands of a foreign checkpoint."""
+        return ("RED", "GREEN", "BLUE") if self.flat else HLS6
 
 
 #: TerraTorch's defaults for Prithvi (prithvi_cfgs).
@@ -140,12 +149,14 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             title="MAE ViT-B/16 encoder, UPerNet decoder",
             family="prithvi",
             encoder=_MAE_B,
+            flat=True,
             source="He et al. 2022; Gomes and Brunschwiler 2024 (IBM/neural-embedding-compression)",
         ),
         "mae_demo": ModelSpec(
             title="MAE encoder of 192 channels, UPerNet decoder",
             family="prithvi",
             encoder=_MAE_DEMO,
+            flat=True,
             source="the build of mae_vit_b16, smaller",
         ),
         "prithvi_swin_B": ModelSpec(
@@ -320,5 +331,6 @@ def encoder_tensors(held: Mapping[str, T], found: ModelSpec) -> dict[str, T]:
     return {
         key: value
         for key, value in bare.items()
-        if not drop(key) and not (scaled and key.endswith(scaled))
+        if (not drop(key) or (found.flat and key == "pos_embed"))
+        and not (scaled and key.endswith(scaled))
     }

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geowb.bands import HLS6
 from geowb.errors import DownloadError, ModelError, WeightsMismatch
 from geowb.models.checks import misfits
 from geowb.models.registry import encoder_tensors, locate, read_card, spec
@@ -69,6 +68,7 @@ def load_weights(
         state = {key: value for key, value in state.items() if part.match(key)}
     found = spec(name)
     state = _RENAME[found.family](encoder_tensors(state, found))
+    state = _with_time(state) if found.flat else state
     state = _input_bands(state, model.card, card, path)
     fit_state(model.network.encoder, state, path, may_lack=_MAY_LACK)
     if not ours:
@@ -86,8 +86,9 @@ def load_masked_weights(
     ('masked model from hf://ibm-nasa-geospatial/Prithvi-EO-1.0-100M, sha256 ...', True)
 
     `weights` are what `geowb.models.registry.locate` knows: a masked model's file of geowb, with
-    those of its ``mean`` and ``std`` that are `free`, or a published Prithvi with its decoder (the
-    first's names or later ones). The number of dates may differ.
+    those of its ``mean`` and ``std`` that are `free`, a published Prithvi with its decoder (the
+    first's names or later ones), whose number of dates may differ, or a published 2-D masked
+    autoencoder for a model of that build, with its encodings of places.
 
     Raises
     ------
@@ -99,7 +100,8 @@ def load_masked_weights(
     state, card = read_checkpoint(path), read_card(path)
     if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
         raise WeightsMismatch(problems[0])
-    bands = card.get("bands", list(HLS6))
+    found = spec(name)
+    bands = card.get("bands", found.bands)
     if list(bands) != model.card["bands"]:
         raise WeightsMismatch(f"{path} knows the bands {', '.join(bands)}, in this order.")
     state = {_masked_name(key): value for key, value in state.items()}
@@ -108,7 +110,10 @@ def load_masked_weights(
             f"{path} has no decoder that fills patches, only an encoder: take the file of a masked "
             "model, or Prithvi's own."
         )
-    state = {key: value for key, value in state.items() if not key.endswith("pos_embed")}
+    if found.flat:
+        state = _with_time(state)
+    else:
+        state = {key: value for key, value in state.items() if not key.endswith("pos_embed")}
     taken = {"mean", "std"} & state.keys() & {*free}
     state = {k: v for k, v in state.items() if k in taken or k not in ("mean", "std")}
     fit_state(model, state, path, may_lack=_MADE)
@@ -116,6 +121,15 @@ def load_masked_weights(
     label = f"geowb's own {name}" if weights == "pretrained" else path.name
     origin = weights if weights.startswith("hf://") else label
     return f"masked model from {origin}, sha256 {sha256(path)[:16]}", True
+
+
+def _with_time(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give the patches of a 2-D autoencoder an axis of time, of one date."""
+    patch = re.compile(r"(encoder\.)?patch_embed\.proj\.weight$")
+    return {
+        key: value.unsqueeze(2) if patch.match(key) and value.ndim == 4 else value
+        for key, value in state.items()
+    }
 
 
 def _masked_name(key: str) -> str:
@@ -245,13 +259,16 @@ def _input_bands(
 ) -> dict[str, torch.Tensor]:
     """Pick the first layer's input channels by band name.
 
-    Weights have the bands of their card, or the six of HLS. Swin has the dates of each band side by
-    side as channels; weights of one date are shared out.
+    Weights have the bands of their card, or the model's usual ones. Swin has the dates of each band
+    side by side as channels; weights of one date are shared out.
     """
     key = next(k for k in state if re.fullmatch(r"patch_embed\.proj(ection)?\.weight", k))
     flat = state[key].ndim == 4
     frames = ours["frames"] if flat else 1
-    bands, held = theirs.get("bands", HLS6), theirs.get("frames", 1) if flat else 1
+    bands, held = (
+        theirs.get("bands", spec(ours["name"]).bands),
+        theirs.get("frames", 1) if flat else 1,
+    )
     if unknown := [b for b in ours["bands"] if b not in bands]:
         raise WeightsMismatch(f"{path} knows the bands {', '.join(bands)}; not '{unknown[0]}'.")
     if held not in (1, frames):

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from geowb.models.masked import MaskedModel
     from geowb.nec.autoencoder import CompressedMAE
 
-__all__ = ["Codec", "codec_folders", "load_codec", "open_base", "read_card", "save_codec"]
+__all__ = [
+    "Codec",
+    "check_codecs",
+    "codec_folders",
+    "load_codec",
+    "open_base",
+    "read_card",
+    "save_codec",
+]
 
 _FORMAT = 1
 #: Codecs that come with geowb: a folder an encoder.
@@ -218,6 +226,34 @@ def codec_folders(place: str | Path, lambdas: Sequence[float] = ()) -> list[Path
             f"{', '.join(f'{one:g}' for one in sorted(found))}."
         )
     return [found[one] for one in sorted(found) if one in lambdas or not lambdas]
+
+
+def check_codecs(
+    value: str, *, model: str, lambdas: Sequence[float] = (), weights: str = ""
+) -> list[str]:
+    """Say what is wrong with the codecs of a study before it starts, and with their encoder.
+
+    >>> check_codecs("", model="mae_demo", lambdas=[2.0])
+    []
+
+    Parameters
+    ----------
+    value
+        A folder of codecs, or empty for those that come with the encoder `model`.
+    weights
+        Of the encoder, if it is named: a file that must be there, or an address.
+    """
+    try:
+        folders = codec_folders(value or model, lambdas)
+    except (RequestError, ModelError) as error:
+        return [str(error)]
+    cards = [read_card(folder) for folder in folders]
+    others = [card["base"]["name"] for card in cards if card["base"]["name"] != model]
+    if others and not Path(model).exists():
+        return [f"The codecs in {value} are of the encoder '{others[0]}', not of '{model}'."]
+    if weights and "://" not in weights and not Path(weights).is_file():
+        return [f"There is no weights file {weights} for the encoder '{model}'."]
+    return []
 
 
 def load_codec(folder: str | Path, weights: str = "") -> Codec:

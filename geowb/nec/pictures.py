@@ -145,11 +145,8 @@ def principal_colours(
     low, high = np.percentile(held, [2, 98], axis=0)
     made = ((tokens - mean) @ axes.T - low) / np.maximum(high - low, 1e-9)
     if reference is not None:
-        flip = [
-            np.nan_to_num(np.corrcoef(made[..., k].ravel(), reference[..., k].ravel())[0, 1]) < 0
-            for k in range(made.shape[-1])
-        ]
-        made = np.where(flip, 1 - made, made)
+        together = (made - made.mean((0, 1))) * (reference - reference.mean((0, 1)))
+        made = np.where(together.sum((0, 1)) < 0, 1 - made, made)
     return np.clip(made, 0, 1)
 
 
