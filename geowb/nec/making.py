@@ -101,6 +101,7 @@ class Making:
         self.line = Line() if progress else None
         self.factor, self.seconds, self.curve = 1.0, 0.0, []
         self._checkpoint = folder / "checkpoint.pt"
+        self._seen: dict[str, torch.Tensor] | None = None
 
     def go(self, asked: dict[str, Any], accelerator: str = "auto") -> None:
         """Make the codec; `asked` goes into its card."""
@@ -186,14 +187,16 @@ class Making:
     # What is looked at beside the training.
 
     def _example(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Give chips of the archive with `_TOKENS` tokens or a few less."""
+        """Give chips of the archive with `_TOKENS` tokens or a few less; read once."""
+        if self._seen is not None:
+            return self._seen
         size, patch = self.archive.size, self.model.unit
         tokens = self.archive.frames * (size // patch) ** 2
         count = min(len(self.archive), max(1, _TOKENS // tokens))
         how = {"batch_size": count, "steps": 1, "seed": self.how.seed + 1, "augment": False}
-        return {
-            key: one.to(device) for key, one in next(iter(ChipStream(self.archive, **how))).items()
-        }
+        batch = next(iter(ChipStream(self.archive, **how)))
+        self._seen = {key: one.to(device) for key, one in batch.items()}
+        return self._seen
 
     @torch.no_grad()
     def _latents(self, device: torch.device) -> torch.Tensor:

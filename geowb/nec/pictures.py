@@ -103,7 +103,7 @@ def beside(panels: Sequence[Any]) -> hv.Layout:
 
     >>> beside([curves(ours), curves(published("ucmerced"))])  # doctest: +SKIP
     """
-    return layout(panels, columns=1, apart=0.1).opts(shared_axes=False)
+    return layout(panels, columns=1, apart=0.28).opts(shared_axes=False)
 
 
 def in_colours(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from geowb.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -175,6 +173,8 @@ def store_size(folder: str | Path, variable: str = "embedding") -> Size:
     packed = json.dumps(found.encoding["serializer"].to_dict()["configuration"]["tables"])
     metadata = [file for file in sizes if file.name == "zarr.json"]
     copies = sum(file.read_text("utf-8").count(packed) for file in metadata)
-    chunks = sum(size for file, size in sizes.items() if (folder / variable / "c") in file.parents)
-    there = int(np.isfinite(found.isel(channel=0)).sum())
-    return Size(sum(sizes.values()), chunks, copies * len(packed), there, found.sizes["channel"])
+    chunks = [file for file in sizes if (folder / variable / "c") in file.parents]
+    tables = found.encoding["serializer"].tables
+    there = sum(tables.count(file.read_bytes()) for file in chunks)
+    streams = sum(sizes[file] for file in chunks)
+    return Size(sum(sizes.values()), streams, copies * len(packed), there, found.sizes["channel"])

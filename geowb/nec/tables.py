@@ -238,6 +238,20 @@ class Tables:
             tokens = found
         return tokens.reshape(*packed.shape, self.channels)
 
+    def count(self, stream: bytes, *, limit: int = _LIMIT) -> int:
+        """Count the tokens that a stream holds values of, without decoding them.
+
+        >>> tables = Tables.fit([[0.0], [1.0]])
+        >>> tables.count(tables.encode([[1.0], [float("nan")]], missing=True))
+        1
+
+        Raises
+        ------
+        CorruptStream
+            As `decode`.
+        """
+        return framing.unpack(stream, None, limit // self.channels, self._seed).count
+
     def quantise(self, values: ArrayLike) -> NDArray[np.float32]:
         """Give what ``decode(encode(values))`` would.
 
@@ -273,7 +287,8 @@ class Tables:
     def _index(self, tokens: NDArray) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Give the place of each value in its table, and the symbols, both ``(C, tokens)``."""
         symbols = np.ascontiguousarray(_symbols(tokens, self.medians, self.steps).T)
-        if not np.isfinite(self._values(symbols.T)).all():
+        ends = symbols[:, :0] if not symbols.size else np.stack((symbols.min(1), symbols.max(1)), 1)
+        if not np.isfinite(self._values(ends.T)).all():
             raise DataError("A value is too large: as a symbol it is not one of float32.")
         index = symbols - self.first[:, None].astype(np.float32)
         counts = self._counts[:, None]
