@@ -232,6 +232,11 @@ def _scores(stacked: np.ndarray, side: int) -> dict[str, np.ndarray]:
     return {"mean": mean, **{k: iou[:, k] for k in range(side)}}
 
 
+def _counts(tables: pd.DataFrame, repeats: int, seed: int) -> np.ndarray:
+    """How often each place counts: once, and then in `repeats` draws, ``(1 + repeats, places)``."""
+    return np.vstack([np.ones((1, len(tables))), draws(tables.index, repeats, seed)])
+
+
 def drawn(
     tables: pd.DataFrame, *, score: str = "miou", repeats: int = 2000, seed: int = 0
 ) -> np.ndarray:
@@ -252,7 +257,7 @@ def drawn(
         ``miou``, the mean IoU over the classes that are observed or predicted in a draw, or
         ``accuracy``, the share of the pixels (or images) that are right.
     """
-    counts = np.vstack([np.ones((1, len(tables))), draws(tables.index, repeats, seed)])
+    counts = _counts(tables, repeats, seed)
     side = round(tables.shape[1] ** 0.5)
     if score == "miou":
         return _scores(counts @ tables.to_numpy(), side)["mean"]
@@ -271,22 +276,16 @@ def with_interval(
 
     Whole places are drawn, in each scene as many as it has (as `geowb.evaluate.with_interval`).
     """
-    counts = np.vstack([np.ones((1, len(tables))), draws(tables.index, repeats, seed)])
-    drawn = _scores(counts @ tables.to_numpy(), len(names))
+    found = _scores(_counts(tables, repeats, seed) @ tables.to_numpy(), len(names))
     rows = {
         str(name): (values[0], *middle_95(values[1:], len(tables)))
-        for name, values in zip(["mean", *names], drawn.values(), strict=True)
+        for name, values in zip(["mean", *names], found.values(), strict=True)
     }
     return pd.DataFrame(rows, index=["value", "low", "high"]).T
 
 
 def paired(
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    *,
-    score: str = "miou",
-    repeats: int = 2000,
-    seed: int = 0,
+    ours: pd.DataFrame, theirs: pd.DataFrame, *, repeats: int = 2000, seed: int = 0
 ) -> pd.Series:
     """Difference of the mean IoU of two models on the same places, with a 95 % interval.
 
@@ -294,8 +293,6 @@ def paired(
     value    0.021
     low      0.004
     high     0.039
-
-    `score` is that of `drawn`.
 
     Raises
     ------
@@ -306,7 +303,7 @@ def paired(
     seen = [t.to_numpy().reshape(-1, side, side).sum(axis=2) for t in (ours, theirs)]
     if not ours.index.equals(theirs.index) or not np.array_equal(*seen):
         raise DataError("The two tables are of different pixels: compare models on one test set.")
-    mine, other = (drawn(t, score=score, repeats=repeats, seed=seed) for t in (ours, theirs))
+    mine, other = (drawn(t, repeats=repeats, seed=seed) for t in (ours, theirs))
     gain = mine - other
     return pd.Series([gain[0], *middle_95(gain[1:], len(ours))], index=["value", "low", "high"])
 

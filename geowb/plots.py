@@ -28,6 +28,7 @@ __all__ = [
     "lines",
     "loss_curve",
     "matrix",
+    "picture",
     "raster",
     "reconstructions",
     "residuals",
@@ -35,6 +36,7 @@ __all__ = [
     "scatter",
     "shots",
     "show",
+    "stretched",
 ]
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -113,15 +115,39 @@ def rgb(
     if missing:
         raise DataError(f"The scene has no band '{missing[0]}': {', '.join(planes.band.values)}.")
     dim = "time" if "time" in planes.dims else "sample"
-    values = planes.isel({dim: time}).sel(band=list(bands)).transpose("y", "x", "band").values
-    held = values
+    values = planes.isel({dim: time}).sel(band=list(bands)).transpose("band", "y", "x").values
+    held = None
     if like is not None:
         other = like["reflectance"].isel({dim: time}).sel(band=list(bands))
-        held = other.transpose("y", "x", "band").values
-    low, high = np.nanpercentile(held, [2, 98], axis=(0, 1)) if np.isfinite(held).any() else (0, 1)
-    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
-    picture = (255 * np.nan_to_num(scaled, nan=1.0)).astype(np.uint8)
-    return hv.RGB(picture, bounds=bounds).opts(**_axes(title, *labels))
+        held = other.transpose("band", "y", "x").values
+    shown = (255 * stretched(values, held)).astype(np.uint8)
+    return hv.RGB(shown, bounds=bounds).opts(**_axes(title, *labels))
+
+
+def stretched(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """Stretch bands ``(C, ...)`` between their 2nd and 98th percentiles: ``(..., C)``, 0 to 1.
+
+    >>> stretched(np.arange(12.0).reshape(3, 2, 2)).shape
+    (2, 2, 3)
+
+    `like` gives the percentiles, if it is not the image itself. NaN becomes 1, white.
+    """
+    held = image if like is None else like
+    low, high = 0, 1
+    if np.isfinite(held).any():
+        low, high = np.nanpercentile(held, [2, 98], axis=tuple(range(1, held.ndim)))
+    scaled = (np.moveaxis(image, 0, -1) - low) / np.maximum(high - low, 1e-6)
+    return np.nan_to_num(np.clip(scaled, 0, 1), nan=1.0)
+
+
+def picture(plane: np.ndarray, title: str = "", *, size: int = 8) -> hv.RGB:
+    """Show ``(y, x, 3)``, 0 to 1, without axes; `size` is that of the title's letters.
+
+    >>> picture(stretched(chip), "chip 1")  # doctest: +SKIP
+    """
+    height, width = plane.shape[:2]
+    shown = holoviews().RGB((255 * plane).astype(np.uint8), bounds=(0, 0, width, height))
+    return shown.opts(title=title, xaxis=None, yaxis=None, aspect="equal", fontsize={"title": size})
 
 
 def raster(
@@ -378,29 +404,22 @@ def reconstructions(
     shown
         Bands for red, green and blue; the first three where there are none of these names.
     """
-    hv = holoviews()
     names = list(bands)
     picked = [names.index(band) for band in shown if band in names]
     picked = picked if len(picked) == 3 else [min(i, len(names) - 1) for i in range(3)]
     panels = []
     for n, (image, prediction, off) in enumerate(zip(images, predictions, hidden, strict=True)):
-        low, high = np.nanpercentile(image[picked], [2, 98], axis=(1, 2, 3))
+        like = image[picked]
         for date in range(image.shape[1]):
             away = off[0, date][..., None]
-            planes = (np.moveaxis(a[picked, date], 0, -1) for a in (image, prediction))
-            truth, made = (np.clip((a - low) / np.maximum(high - low, 1e-6), 0, 1) for a in planes)
-            truth = np.nan_to_num(truth, nan=1.0)
+            truth = stretched(image[picked, date], like)
+            made = stretched(np.nan_to_num(prediction[picked, date], nan=-np.inf), like)
             views = (
                 (f"chip {n + 1}, date {date + 1}", truth),
                 ("shown", np.where(away, 0.5, truth)),
-                ("reconstructed", np.where(away, np.nan_to_num(made), truth)),
+                ("reconstructed", np.where(away, made, truth)),
             )
-            panels += [
-                hv.RGB((255 * a).astype(np.uint8), bounds=(0, 0, a.shape[1], a.shape[0])).opts(
-                    title=name, xaxis=None, yaxis=None, aspect="equal", fontsize={"title": 8}
-                )
-                for name, a in views
-            ]
+            panels += [picture(plane, name) for name, plane in views]
     colours = ", ".join(names[i] for i in picked)
     told = f"{title}\nred, green, blue: {colours}; grey is hidden"
     return layout(panels, 3).opts(

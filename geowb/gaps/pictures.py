@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.bands import HLS6
-from geowb.plots import holoviews, layout
+from geowb.plots import holoviews, layout, picture, stretched
 
 if TYPE_CHECKING:
     import holoviews as hv
@@ -35,7 +35,7 @@ def chips_with_gaps(
         image, missing = item["image"].numpy(), item["missing"].numpy()
         planes, dates = _planes(image, bands), image.shape[1]
         panels += [
-            _picture(
+            picture(
                 np.where(missing[date][..., None], _GREY, planes[date]),
                 f"chip {number + 1}, date {date + 1}: {missing[date].mean():.0%} missing",
             )
@@ -72,13 +72,13 @@ def fillings(
     dates = len(planes)
     others = [other for other in (date - 1, date + 1) if 0 <= other < dates]
     first = [("truth", planes[date]), ("seen", np.where(gap[..., None], _GREY, planes[date]))]
-    panels = [_picture(plane, name) for name, plane in first]
-    below = [_picture(planes[other], f"date {other + 1}") for other in others]
+    panels = [picture(plane, name) for name, plane in first]
+    below = [picture(planes[other], f"date {other + 1}") for other in others]
     below += [hv.Empty()] * (2 - len(below))
     height, width = gap.shape
     for name, made in filled.items():
         whole = np.where(missing[None], made, truth)
-        panels.append(_picture(_planes(whole, bands, truth)[date], name))
+        panels.append(picture(_planes(whole, bands, truth)[date], name))
         error = np.abs(whole[:, date] - truth[:, date]).mean(0) / 1e4
         panel = hv.Image(
             np.where(gap, error, np.nan), bounds=(0, 0, width, height), vdims=["error"]
@@ -100,11 +100,7 @@ def _planes(
     names = list(bands)
     picked = [names.index(band) for band in _SHOWN if band in names]
     picked = picked if len(picked) == 3 else [min(i, len(names) - 1) for i in range(3)]
-    held = (image if like is None else like)[picked]
-    axes = tuple(range(1, held.ndim))
-    low, high = np.nanpercentile(held, [2, 98], axis=axes)
-    scaled = (np.moveaxis(image[picked], 0, -1) - low) / np.maximum(high - low, 1e-6)
-    return list(np.nan_to_num(np.clip(scaled, 0, 1), nan=1.0))
+    return list(stretched(image[picked], None if like is None else like[picked]))
 
 
 def _axes(title: str) -> dict[str, Any]:
@@ -112,12 +108,6 @@ def _axes(title: str) -> dict[str, Any]:
         **{"title": title, "xaxis": None, "yaxis": None, "aspect": "equal"},
         "fontsize": {"title": 8, "cticks": 6, "clabel": 7},
     }
-
-
-def _picture(plane: np.ndarray, title: str) -> hv.RGB:
-    height, width = plane.shape[:2]
-    picture = (255 * plane).astype(np.uint8)
-    return holoviews().RGB(picture, bounds=(0, 0, width, height)).opts(**_axes(title))
 
 
 def _laid_out(panels: Sequence[Any], columns: int, title: str) -> hv.Layout:

@@ -24,7 +24,7 @@ from geowb.errors import ModelError
 from geowb.models.registry import ModelSpec, spec
 from geowb.models.wrapper import build, statistics, terratorch
 
-__all__ = ["MaskedModel", "Reconstruction", "build_masked", "from_card", "masked_card"]
+__all__ = ["MaskedModel", "Reconstruction", "build_masked", "enlarged", "from_card", "masked_card"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class MaskedModel(nn.Module):
         valid = torch.isfinite(normal)
         normal = normal.nan_to_num(posinf=0.0, neginf=0.0)
         prediction, bits = self._predict(normal, order, kept, off)
-        hidden = _enlarged(off, self.unit)[:, None].expand(-1, -1, x.shape[2], -1, -1)
+        hidden = enlarged(off, self.unit)[:, None].expand(-1, -1, x.shape[2], -1, -1)
         wanted = (hidden & valid).to(prediction.dtype)
         error = self._error(prediction, normal) * wanted
         loss = error.sum() / wanted.sum().clamp_min(1.0)
@@ -335,7 +335,7 @@ class MaskedSwin(MaskedModel):
         self, x: torch.Tensor, order: torch.Tensor, kept: int, off: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokens, size = self.encoder.patch_embed(x.flatten(1, 2))
-        hidden = _enlarged(off[:, 0], size[0] // off.shape[2])
+        hidden = enlarged(off[:, 0], size[0] // off.shape[2])
         tokens = torch.where(hidden.flatten(1)[..., None], self.mask_token, tokens)
         out: tuple = (tokens, size)
         for stage in ("stages_0", "stages_1", "stages_2", "stages_3"):
@@ -351,7 +351,8 @@ class MaskedSwin(MaskedModel):
         return (prediction - target).abs()
 
 
-def _enlarged(units: torch.Tensor, times: int) -> torch.Tensor:
+def enlarged(units: torch.Tensor, times: int) -> torch.Tensor:
+    """Repeat the values of units ``(..., y, x)`` over their pixels."""
     return units.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 

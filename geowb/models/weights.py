@@ -265,10 +265,8 @@ def _input_bands(
     key = next(k for k in state if re.fullmatch(r"patch_embed\.proj(ection)?\.weight", k))
     flat = state[key].ndim == 4
     frames = ours["frames"] if flat else 1
-    bands, held = (
-        theirs.get("bands", spec(ours["name"]).bands),
-        theirs.get("frames", 1) if flat else 1,
-    )
+    bands = theirs.get("bands", spec(ours["name"]).bands)
+    held = theirs.get("frames", 1) if flat else 1
     if unknown := [b for b in ours["bands"] if b not in bands]:
         raise WeightsMismatch(f"{path} knows the bands {', '.join(bands)}; not '{unknown[0]}'.")
     if held not in (1, frames):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from geowb.errors import ModelError
-from geowb.models.masked import MaskedModel, MaskedPrithvi
+from geowb.models.masked import MaskedModel, MaskedPrithvi, enlarged
 from geowb.models.registry import ModelSpec, spec
 from geowb.nec.prior import FactorizedPrior
 
@@ -114,9 +114,9 @@ class CompressedMAE(MaskedPrithvi):
             hidden = torch.ones(count, device=tokens.device)
             hidden[order[:shown]] = 0
             times = times + hidden
-            pixels = _in_pixels(hidden.reshape(grid), unit)
+            pixels = enlarged(hidden.reshape(grid), unit)
             total = total + made * pixels
-        weights = _in_pixels(times.clamp_min(1).reshape(grid), unit)
+        weights = enlarged(times.clamp_min(1).reshape(grid), unit)
         return total / weights * self.std + self.mean
 
     def trained(self) -> Share:
@@ -140,8 +140,3 @@ class CompressedMAE(MaskedPrithvi):
         norm.weight.mul_(factor)
         norm.bias.mul_(factor)
         self.decoder.decoder_embed.weight.div_(factor)
-
-
-def _in_pixels(units: torch.Tensor, size: int) -> torch.Tensor:
-    """Repeat a value a unit ``(T, h, w)`` over its pixels."""
-    return units.repeat_interleave(size, -1).repeat_interleave(size, -2)

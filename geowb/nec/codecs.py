@@ -83,9 +83,9 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
 
     text = str(base)
     if weights:
-        bands = {"bands": ("RED", "GREEN", "BLUE")} if text.startswith("mae_") else {}
-        frames = {"frames": spec(text).encoder.get("num_frames", 1)}
-        model, file, kept = build_masked(text, weights=weights, **bands, **frames), weights, weights
+        found = spec(text)
+        how = {"bands": found.bands, "frames": found.encoder.get("num_frames", 1)}
+        model, file, kept = build_masked(text, weights=weights, **how), weights, weights
     else:
         shipped = SHIPPED / text / "model.safetensors"
         file = shipped if shipped.is_file() else Path(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geowb.plots import COLOURS, holoviews, layout
+from geowb.plots import COLOURS, holoviews, layout, picture, stretched
 
 if TYPE_CHECKING:
     import holoviews as hv
@@ -114,10 +114,7 @@ def in_colours(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
 
     `like` is the image whose 2nd and 98th percentiles are taken.
     """
-    held = (image if like is None else like)[:3]
-    low, high = np.nanpercentile(held, [2, 98], axis=(1, 2))
-    scaled = (np.moveaxis(image[:3], 0, -1) - low) / np.maximum(high - low, 1e-6)
-    return np.nan_to_num(np.clip(scaled, 0, 1), nan=1.0)
+    return stretched(image[:3], None if like is None else like[:3])
 
 
 def principal_colours(
@@ -214,18 +211,8 @@ def rates(rows: Sequence[Mapping[str, np.ndarray]], *, title: str = "") -> hv.La
     columns = max(len(row) for row in rows)
     panels: list[Any] = []
     for row in rows:
-        panels += [_picture(picture, name) for name, picture in row.items()]
+        panels += [picture(plane, name, size=7) for name, plane in row.items()]
         panels += [hv.Empty()] * (columns - len(row))
     return layout(panels, columns).opts(
         title=title, hspace=0.06, vspace=0.22, fontsize={"title": 9}
-    )
-
-
-def _picture(picture: np.ndarray, title: str) -> hv.RGB:
-    height, width = picture.shape[:2]
-    shown = (255 * picture).astype(np.uint8)
-    return (
-        holoviews()
-        .RGB(shown, bounds=(0, 0, width, height))
-        .opts(title=title, xaxis=None, yaxis=None, aspect="equal", fontsize={"title": 7})
     )

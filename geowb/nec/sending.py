@@ -1,6 +1,6 @@
 """Ways of sending images to someone who will look at their embeddings, and what each costs.
 
->>> images = Images.of(chips, bands=("RED", "GREEN", "BLUE"), like=model)  # doctest: +SKIP
+>>> images = Images.of(places.images, like=model)  # doctest: +SKIP
 >>> sent = by_codec(codec, images)  # doctest: +SKIP
 >>> sent.kib, sent.tokens.shape  # doctest: +SKIP
 (0.29, (400, 16, 16, 192))

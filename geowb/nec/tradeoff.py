@@ -243,10 +243,12 @@ class Results:
         NaN where one is missing, or the curves have no size in common.
         """
         curves: list[Any] = []
+        places = 0
         for part in (self.of(task, ours), self.of(task, theirs)):
             keys = list(part[["task", "method", "setting"]].itertuples(index=False, name=None))
             if not keys:
                 return (float("nan"),) * 3
             curves += [part["size"], [self._draws[key] for key in keys]]
+            places = len(self._tables[keys[0]])
         values = gain(*curves)
-        return values[0], *middle_95(values[1:], 3 if np.isfinite(values[0]) else 0)
+        return values[0], *middle_95(values[1:], places)
