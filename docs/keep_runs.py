@@ -2,14 +2,16 @@
 
 .venv/bin/python docs/keep_runs.py prithvi_tasks runs/prithvi_tasks/*
 
-Writes docs/records/NAME/RUN/run.json and metrics.json: parameters, versions, data, timings and
-metrics, without the names of the machine and of its folders. `geowb report docs/records/NAME` and
+Writes docs/records/NAME/RUN/run.json and metrics.json, and tables/ where there are any: parameters,
+versions, data, timings, metrics, points of curves, without the names of the machine and of its
+folders. `geowb report docs/records/NAME` and
 `geowb.batch.load_runs` read them as any folder of runs.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +32,8 @@ def keep(name: str, folder: Path) -> None:
     kept = {key: value for key, value in record.items() if key not in _LEFT_OUT}
     for file, content in (("run.json", kept), ("metrics.json", metrics)):
         (target / file).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    if (tables := folder / "tables").is_dir():
+        shutil.copytree(tables, target / "tables", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def confusion(observed: np.ndarray, predicted: np.ndarray, count: int) -> np.nda
         if values.size and not 0 <= values.min() <= values.max() < count:
             worst = int(values.max() if values.max() >= count else values.min())
             raise DataError(f"A {what} has the class {worst}; the classes are 0 to {count - 1}.")
-    table = multiclass_confusion_matrix(torch.from_numpy(made), torch.from_numpy(seen), count)
-    return table.numpy()
+    pair = (torch.from_numpy(made), torch.from_numpy(seen))
+    return multiclass_confusion_matrix(*pair, count, validate_args=False).numpy()  # checked above
 
 
 def confusions(

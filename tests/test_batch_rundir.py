@@ -57,6 +57,8 @@ def test_folders_are_made_when_they_are_needed(tmp_path):
     assert [folder.name for folder in run.path.iterdir()] == ["figures"]
     assert run.model("unet") == run.path / "models" / "unet" / "model.safetensors"
     assert run.model("unet").parent.is_dir()
+    assert run.table("points.csv") == run.path / "tables" / "points.csv"
+    assert run.table("points.csv").parent.is_dir()
 
 
 @pytest.mark.parametrize("name", ["", "../maps.png", "/tmp/maps.png", "a/../../maps.png"])

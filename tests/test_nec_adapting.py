@@ -18,7 +18,15 @@ from geowb.errors import CorruptStream, ModelError, RequestError, WeightsMismatc
 from geowb.models import load
 from geowb.models.masked import build_masked
 from geowb.models.registry import SHIPPED
-from geowb.nec import CompressedMAE, adapt, embed_scene, load_codec, making, open_embeddings
+from geowb.nec import (
+    CompressedMAE,
+    adapt,
+    adapting,
+    embed_scene,
+    load_codec,
+    making,
+    open_embeddings,
+)
 from geowb.nec.codecs import open_base
 
 CATALOG = """\
@@ -174,11 +182,25 @@ def test_a_folder_of_others_is_kept(codecs, how, tmp_path):
     with pytest.raises(RequestError, match="another adaptation"):
         adapt("prithvi_demo", codecs, [1], **{**how, "seed": 5})
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RequestError, match="holds no codecs"):
+    with pytest.raises(RequestError, match="holds no adaptation"):
         adapt("prithvi_demo", tmp_path, [1], **how)
-    with pytest.raises(RequestError, match="holds no codecs"):
+    with pytest.raises(RequestError, match="holds no adaptation"):
         adapt("prithvi_demo", tmp_path, [1], force=True, **how)
     assert (tmp_path / "mine.txt").is_file()
+
+
+def test_force_leaves_what_adapting_does_not_make(codecs, how, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(codecs, tmp_path / "codecs"))
+    (folder / "thesis.txt").touch()
+    (folder / ".chips.zarr.lock").touch()
+    monkeypatch.setattr(adapting, "write_archive", lambda *_, **__: sys.exit("no chips"))
+    with pytest.raises(SystemExit, match="no chips"):
+        adapt("prithvi_demo", folder, [1], force=True, **{**how, "seed": 5})
+    assert sorted(path.name for path in folder.iterdir()) == ["adapting.json", "thesis.txt"]
+    (folder / "adapting.json").write_text("[")
+    (folder / "chips.zarr").mkdir()
+    with pytest.raises(RequestError, match=r"adapting\.json is damaged"):
+        adapt("prithvi_demo", folder, [1], **how)
 
 
 @pytest.fixture

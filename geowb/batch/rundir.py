@@ -1,4 +1,4 @@
-"""The run directory, as a notebook sees it: metrics, figures, model files."""
+"""The run directory, as a notebook sees it: metrics, figures, tables, model files."""
 
 from __future__ import annotations
 
@@ -68,6 +68,13 @@ class RunDirectory:
     def figure(self, name: str) -> Path:
         """Path for a figure, ``figures/NAME``; the folder is made."""
         return self._inside("figures", name)
+
+    def table(self, name: str) -> Path:
+        """Path for a table, ``tables/NAME``; the folder is made.
+
+        For what has many rows, such as the points of a curve; a metric is one number.
+        """
+        return self._inside("tables", name)
 
     def model(self, name: str) -> Path:
         """Path for a model file, ``models/NAME/model.safetensors``; the folder is made."""

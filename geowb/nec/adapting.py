@@ -19,15 +19,12 @@ Only 3 runs the network forwards and backwards, and counts as iterations.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from geowb.batch.rundir import write_at_once
 from geowb.errors import RequestError
 from geowb.locks import held
 from geowb.nec.codecs import open_base
@@ -36,11 +33,19 @@ from geowb.pretrain.archive import write_archive
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
 from geowb.pretrain.sampling import Sampling
+from geowb.workfolders import WorkFolder
 
 __all__ = ["SHARE", "Adaptation", "adapt"]
 
 #: Most steps to one of the pretraining: 20 of 1,600 epochs, in batches of half the size.
 SHARE = 0.025
+#: What adapting makes in its folder, and what a process that was killed may have left there.
+_WORK = WorkFolder(
+    kind="adaptation",
+    record="adapting.json",
+    made=("chips.zarr", "lambda-*"),
+    leftovers=(".chips.zarr*", ".*.partial"),
+)
 
 
 def adapt(
@@ -99,7 +104,7 @@ def adapt(
     with held(folder.with_name(f".{folder.name}.lock")) as mine:
         if not mine:
             raise RequestError(f"Another process adapts in {folder}: wait until it has ended.")
-        _claim(folder, asked, force)
+        _WORK.claim(folder, asked, force=force)
         made = [folder / f"lambda-{one:g}" for one in lambdas]
         if all((one / "codec.json").is_file() for one in made):
             return made
@@ -149,22 +154,3 @@ def _recipe(card: dict[str, Any], how: Adaptation, changes: Mapping[str, Any] | 
     )
     wanted = changes and {"count", "seeds"} & changes.keys()
     return found if wanted else found.shortened(how.steps)
-
-
-def _claim(folder: Path, asked: dict[str, Any], force: bool) -> None:
-    record, wanted = folder / "adapting.json", json.loads(json.dumps(asked))
-    if record.is_file() and not force:
-        there = json.loads(record.read_text("utf-8"))
-        if there != wanted:
-            parts = [key for key in wanted if there.get(key) != wanted[key]]
-            raise RequestError(
-                f"{folder} holds codecs of another {' and '.join(parts)}: give another folder "
-                "(--out), or --force to throw those away."
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (force and record.is_file()):
-            raise RequestError(f"{folder} is not empty, and holds no codecs: give another folder.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_at_once(record, (json.dumps(wanted, indent=1) + "\n").encode())

@@ -7,7 +7,6 @@ import os
 import pickle
 import platform
 import shlex
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from geowb.errors import RequestError
 from geowb.lines import Line
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
+from geowb.workfolders import WorkFolder
 
 if TYPE_CHECKING:
     from geowb.models.masked import MaskedModel
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMNS",
     "claim",
-    "clear",
     "command",
     "finished",
     "forget",
@@ -42,14 +41,16 @@ __all__ = [
     "write_history",
 ]
 
-#: What a pretraining makes in its folder.
-_RECORD = "pretraining.json"
-_MADE = (
-    *(_RECORD, "chips.zarr", "held_out.zarr", "checkpoints", "reconstructions", "loss.csv"),
-    *("loss.png", "model.safetensors", "model.json", ".ready"),
+#: What a pretraining makes in its folder, and what a process that was killed may have left there.
+_WORK = WorkFolder(
+    kind="pretraining",
+    record="pretraining.json",
+    made=(
+        *("chips.zarr", "held_out.zarr", "checkpoints", "reconstructions", "loss.csv", "loss.png"),
+        *("model.safetensors", "model.json"),
+    ),
+    leftovers=(".ready", ".chips.zarr*", ".held_out.zarr*", ".loss.csv.*", ".*.partial"),
 )
-#: What a process that was killed may have left beside them.
-_LEFTOVERS = (".chips.zarr*", ".held_out.zarr*", ".loss.csv.*", ".*.partial")
 #: Seconds that a process waits for the first one before it says so.
 _PATIENCE = 30
 #: What launchers number their processes by.
@@ -73,67 +74,7 @@ def claim(folder: Path, recipe: Recipe, *, force: bool = False) -> None:
     RequestError
         If it holds another pretraining, or something else.
     """
-    record, wanted = folder / _RECORD, _plain(recipe)
-    begun = any((folder / name).exists() for name in _MADE if name not in (_RECORD, ".ready"))
-    cleared = (force or not begun) and clear(folder)  # one that found no chips holds no place
-    if record.is_file():
-        try:
-            held = dict(json.loads(record.read_text("utf-8")))
-        except (ValueError, TypeError) as error:
-            raise RequestError(
-                f"{record} is damaged ({error}): remove the folder, or give another (--out)."
-            ) from error
-        if differs := _differences(held, wanted):
-            raise RequestError(
-                f"{folder} holds another pretraining: {'; '.join(differs)}. Give another folder "
-                "(--out), or --force to throw that one away."
-            )
-        return
-    if folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file: give a folder (--out).")
-    if folder.exists() and any(folder.iterdir()) and not cleared:
-        raise RequestError(f"{folder} is not empty, and holds no pretraining: give another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
-    except OSError as error:
-        raise RequestError(
-            f"{folder} cannot be written ({error.strerror}): give another folder (--out)."
-        ) from error
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return json.loads(json.dumps(recipe.as_dict()))
-
-
-def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> list[str]:
-    found = []
-    for name in sorted(held.keys() | wanted.keys()):
-        a, b = held.get(name), wanted.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{where}{name}.")
-        elif a != b:
-            found.append(f"{where}{name} is {_short(a)} there, {_short(b)} here")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def clear(folder: Path) -> bool:
-    """Remove what a pretraining made, and nothing else; return whether there was one."""
-    if not (folder / _RECORD).is_file():
-        return False
-    left = [path for pattern in _LEFTOVERS for path in folder.glob(pattern)]
-    # The record last: a removal that is cut off can be done again.
-    for path in (*left, *(folder / name for name in reversed(_MADE))):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    return True
+    _WORK.claim(folder, recipe.as_dict(), force=force)
 
 
 def finished(folder: Path, recipe: Recipe) -> pd.DataFrame | None:
@@ -219,7 +160,7 @@ def leave(
     model.card["pretrained"] = True
     model.card["weights"] = f"pretrained by masking, {recipe.steps} steps of {recipe.batch_size}"
     model.card["training"] = {
-        "recipe": _plain(recipe),
+        "recipe": json.loads(json.dumps(recipe.as_dict())),
         "command": command(recipe),
         "seconds": round(rows[-1]["seconds"], 1),
         **how,
