@@ -347,7 +347,7 @@ def test_a_larger_lambda_costs_more_and_loses_less():
 
 
 def test_codecs_are_found_by_name_and_what_is_not_there_is_told():
-    assert [f.name for f in codec_folders("mae_demo", [100, 2])] == ["lambda-2", "lambda-100"]
+    assert [f.name for f in codec_folders("mae_demo", [100, 1.7])] == ["lambda-1.7", "lambda-100"]
     with pytest.raises(RequestError, match="has no codec of lambda 7; it has those of"):
         codec_folders("mae_demo", [7])
     with pytest.raises(RequestError, match="whose codecs come with geowb \\(mae_demo\\)"):
@@ -367,7 +367,7 @@ def test_an_image_is_seen_again_from_its_embedding(base, places):
 
 
 def test_pictures_of_all_rates_are_drawn(base, places):
-    codecs = [load_codec(folder) for folder in codec_folders("mae_demo", [2, 100])]
+    codecs = [load_codec(folder) for folder in codec_folders("mae_demo", [1.7, 100])]
     drawn = at_each_rate(sending.Images.of(places.images[:1], base), base, codecs)
     assert len(drawn) == 12
     maps = RNG.normal(size=(4, 4, 8))
@@ -379,7 +379,7 @@ def test_pictures_of_all_rates_are_drawn(base, places):
 # The notebook.
 
 TINY = {
-    **{"regions": ["cerrado"], "worlds": 3, "lambdas": [2.0], "epochs": 1, "map_epochs": 1},
+    **{"regions": ["cerrado"], "worlds": 3, "lambdas": [1.7], "epochs": 1, "map_epochs": 1},
     **{"map_images": 8, "adapter_channels": 8, "head_channels": 8, "roundings": []},
 }
 
@@ -424,7 +424,7 @@ def test_real_photographs_run_by_cross_validation(tmp_path):
         ({"worlds": 2}, "worlds=2 is below the smallest value allowed, 3"),
         ({"least": 0.0}, "least=0.0 is not above 0"),
         ({"bits": [17]}, "bits=17"),
-        ({"lambdas": [7.0]}, "mae_demo has no codec of lambda 7; it has those of 1, 2, 4"),
+        ({"lambdas": [7.0]}, "mae_demo has no codec of lambda 7; it has those of 1, 1.7, 4"),
         ({"encoder": "mae_vit_b16"}, "There are no codecs in 'mae_vit_b16'"),
         ({"codecs": "nowhere"}, "There are no codecs in 'nowhere'"),
         ({"weights": "nowhere.pth"}, "There is no weights file nowhere.pth"),

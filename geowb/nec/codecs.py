@@ -233,7 +233,7 @@ def check_codecs(
 ) -> list[str]:
     """Say what is wrong with the codecs of a study before it starts, and with their encoder.
 
-    >>> check_codecs("", model="mae_demo", lambdas=[2.0])
+    >>> check_codecs("", model="mae_demo", lambdas=[1.7])
     []
 
     Parameters
