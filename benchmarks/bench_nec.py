@@ -1,4 +1,7 @@
-"""The entropy coder beside CompressAI's, on one embedding of 197 tokens of 768 channels."""
+"""The entropy coder beside CompressAI's, on one embedding of 197 tokens of 768 channels.
+
+And the memory that the embedding of a scene takes, against that of a quarter of it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,16 @@ from compressai_run import VERSION, embedding
 from run import Row
 
 CHANNELS, TOKENS, REPEATS = 768, 197, 21
+WIDTH, HEIGHTS = 1024, (4096, 16384)  # of the scenes, pixels
+CODEC = "mae_demo/lambda-20"
 
 
 def rows() -> list[Row]:
+    """Time the coder beside another, and weigh the embedding of scenes."""
+    return [*coder(), *scenes()]
+
+
+def coder() -> list[Row]:
     """Time encoding and decoding by the same densities, and compare likelihoods."""
     import torch
 
@@ -83,3 +93,61 @@ def compressai(prior: object, values: object, folder: Path) -> dict | None:
     env = os.environ | {"PYTHONPATH": str(target)}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
+
+
+def scenes() -> list[Row]:
+    """Embed a small scene and a large one, each in a process of its own."""
+    small, large = (weighed(height) for height in HEIGHTS)
+    note = (
+        "beyond model and libraries; the embedding itself, not compressed, has "
+        f"{large['values']:.0f} MB; {large['seconds']:.0f} s and {small['seconds']:.0f} s"
+    )
+    what = f"peak memory of embedding {WIDTH:,} x {HEIGHTS[1]:,} pixels"
+    took, limit = small["megabytes"], 1.5 * small["megabytes"]
+    other = f"{WIDTH:,} x {HEIGHTS[0]:,}"
+    return [Row(what, large["megabytes"], other, took, "MB", limit, note)]
+
+
+def weighed(height: int) -> dict[str, float]:
+    """Seconds and megabytes of the embedding of a scene of noise, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).resolve()), str(height)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Embed a scene in this process, after a tile of one has been."""
+    import numpy as np
+    import rasterio
+
+    from geowb.nec import embed_scene, load_codec
+
+    codec = load_codec(CODEC)
+    with tempfile.TemporaryDirectory() as folder:
+        before = 0.0
+        for width, height in ((128, 128), (WIDTH, int(sys.argv[1]))):
+            file = Path(folder) / f"{height}.tif"
+            how = {"width": width, "height": height, "count": 3, "dtype": "int16", "tiled": True}
+            place = {"crs": "EPSG:32723", "transform": rasterio.Affine(30, 0, 0, 0, -30, 0)}
+            with rasterio.open(file, "w", **how, **place) as target:
+                for _, window in target.block_windows():
+                    shape = (3, int(window.height), int(window.width))
+                    values = np.random.default_rng(window.row_off).integers(200, 3000, shape)
+                    target.write(values.astype("int16"), window=window)
+                target.descriptions = codec.card["base"]["bands"]
+            before, began = kilobytes("VmRSS"), time.perf_counter()
+            embed_scene(codec, file, Path(folder) / f"{height}.zarr", progress=False)
+    tokens = width * height // codec.card["base"]["unit"] ** 2
+    found = {"seconds": time.perf_counter() - began}
+    found["megabytes"] = (kilobytes("VmHWM") - before) / 1000
+    found["values"] = tokens * codec.tables.channels * 4 / 1e6
+    print(json.dumps(found))
+
+
+def kilobytes(key: str) -> int:
+    """Read what Linux counts of this process."""
+    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    main()

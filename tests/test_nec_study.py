@@ -13,6 +13,7 @@ from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
 from geowb.errors import DataError, RequestError
 from geowb.nec import CompressedMAE, load_codec, sending, tradeoff
+from geowb.nec.baselines import coded, from_jpeg2000, quality_for
 from geowb.nec.codecs import codec_folders, open_base
 from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
@@ -334,8 +335,22 @@ def test_shipped_codecs_are_small_adapted_as_said_and_exact(folder, base, places
     sent = sending.by_codec(codec, images)
     values, _ = sending.embedded(codec.model, images)
     assert np.array_equal(sent.tokens, codec.tables.quantise(values))
+    assert sent.shared == (folder / "tables.bin").stat().st_size
     for value, size in zip(values, sent.sizes, strict=True):
         assert size * 8 <= codec.tables.information(value) * 1.001 + 16 * 8
+
+
+def test_what_receives_images_encodes_those_that_arrived(base, places):
+    images = sending.Images.of(places.images[:4], base)
+    whole, _ = sending.embedded(base, images)
+    assert np.array_equal(sending.lossless(base, images).tokens, whole)
+    sent = sending.by_jpeg2000(base, images, 400)
+    quality = min(quality_for(image, 400) for image in images.pixels)
+    arrived = np.stack([from_jpeg2000(coded(image, quality)) for image in images.pixels])
+    seen, _ = sending.embedded(base, sending.Images(arrived, images.gain, images.offset))
+    assert np.array_equal(sent.tokens, seen)
+    assert np.abs(sent.tokens - whole).max() > 0.01
+    assert sent.sizes.max() <= 400
 
 
 def test_a_larger_lambda_costs_more_and_loses_less():
