@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from compressai_run import VERSION, embedding
-from run import Row
+from run import Row, kilobytes
 
 CHANNELS, TOKENS, REPEATS = 768, 197, 21
 WIDTH, HEIGHTS = 1024, (4096, 16384)  # of the scenes, pixels
@@ -142,11 +142,6 @@ def main() -> None:
     found["megabytes"] = (kilobytes("VmHWM") - before) / 1000
     found["values"] = tokens * codec.tables.channels * 4 / 1e6
     print(json.dumps(found))
-
-
-def kilobytes(key: str) -> int:
-    """Read what Linux counts of this process."""
-    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import Row
+from run import Row, kilobytes
 from torch import nn
 
 TILE, STRIDE, SIZE = 256, 192, 4096
@@ -192,10 +192,6 @@ def _measured(way: str, name: str, file: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _kilobytes(key: str) -> int:
-    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
-
-
 def main() -> None:
     """Tell the time of one way in this process, and its peak beyond what a small scene needs."""
     way, name, file = sys.argv[1:]
@@ -207,9 +203,9 @@ def main() -> None:
     elif way == "geowb":
         _first_use()
     model = Net(name)
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     seconds = WAYS[way](model, Path(file))
-    megabytes = (_kilobytes("VmHWM") - before) / 1000
+    megabytes = (kilobytes("VmHWM") - before) / 1000
     print(json.dumps({"seconds": seconds, "megabytes": megabytes}))
 
 

@@ -69,6 +69,11 @@ def machine() -> str:
     )
 
 
+def kilobytes(key: str) -> int:
+    """Read what Linux counts of this process: VmRSS, its peak VmHWM."""
+    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
+
+
 def main() -> int:
     """Run the benchmarks that are named, or all, and tell whether each keeps its limit."""
     found = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from geowb.errors import RequestError
 
 __all__ = ["held"]
 
@@ -20,10 +23,24 @@ def held(place: Path, *, wait: bool = False) -> Iterator[bool]:
     ----------
     wait
         Wait for another holder; without it the block is told that it is not the holder.
+
+    Raises
+    ------
+    RequestError
+        If the folder of the lock cannot be made, or nothing written into it: to the lock that
+        looks as if somebody held it.
     """
     from filelock import FileLock, Timeout
 
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        why = "a file is there" if isinstance(error, FileExistsError) else error.strerror
+        raise RequestError(
+            f"The folder {place.parent} cannot be written to ({why}): give another."
+        ) from error
     lock = FileLock(place)
     try:
         lock.acquire(timeout=-1 if wait else 0)

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 import geowb
+from geowb import plots
 from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
 from geowb.errors import DataError, RequestError
@@ -117,6 +118,7 @@ def test_folds_test_each_image_once_a_repeat():
         assert not set(train) & set(test)
         assert np.bincount(made.classes[test]).tolist() == [4, 4, 4]
     assert not np.array_equal(parts[0][1], parts[5][1])
+    assert not np.array_equal(parts[0][1], made.folds(5, seed=2)[0][1])
     with pytest.raises(DataError, match="fewer images than there are folds"):
         made.folds(30)
 
@@ -134,6 +136,11 @@ def test_heads_have_the_published_parts(base):
     ]
     assert head.head[0].weight.shape == (128, 384, 3, 3)
     assert head.auxiliary[0].weight.shape == (64, 384, 3, 3)
+    head = MapHead(4, 3, size=32, width=4, head=4).eval()
+    head.blocks = torch.nn.Conv2d(4, 4, 1)
+    torch.nn.init.zeros_(head.blocks.weight)  # what comes around the blocks is still seen
+    one, other = head(torch.randn(2, 8, 8, 4))
+    assert not torch.allclose(one, other, atol=1e-4)
     layer = DecoderLayer(base)
     tokens = torch.randn(2, 16, 16, 192)
     assert layer(tokens).shape == (2, 16, 16, 96)
@@ -198,8 +205,12 @@ def test_judging_repeats_and_follows_its_seed():
     how = {"epochs": 2, "learning_rate": 1e-3}
     first = judge(sent, made, parts, **how).table
     assert first.sum().sum() == 60
+    torch.manual_seed(99)  # what was drawn before does not count
     assert first.equals(judge(sent, made, parts, **how).table)
     assert not first.equals(judge(sent, made, parts, seed=1, **how).table)
+    twice = judge(sent, made, made.folds(3, repeats=2, seed=0), **how).table
+    assert twice.sum(axis=1).tolist() == [2] * 60
+    assert ((twice - first) >= 0).all(axis=None)
 
 
 def test_averages_are_those_of_all_that_was_trained_on():
@@ -385,6 +396,9 @@ def test_pictures_of_all_rates_are_drawn(base, places):
     codecs = [load_codec(folder) for folder in codec_folders("mae_demo", [1.7, 100])]
     drawn = at_each_rate(sending.Images.of(places.images[:1], base), base, codecs)
     assert len(drawn) == 12
+    shown = [plots.holoviews().Store.lookup_options("matplotlib", one, "plot") for one in drawn]
+    sizes = [float(one.kwargs["title"].split()[0]) for one in shown[2:4]]
+    assert sizes[0] > sizes[1]  # the largest first
     maps = RNG.normal(size=(4, 4, 8))
     reference = principal_colours(maps, maps)
     turned = principal_colours(maps, maps, 1 - reference)

@@ -100,7 +100,6 @@ def adapt(
     folder = Path(folder)
     recipe = _recipe(model.card, how, sampling)
     asked = {"base": said, "adaptation": asdict(how), "sampling": recipe.sampling.to_dict()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with held(folder.with_name(f".{folder.name}.lock")) as mine:
         if not mine:
             raise RequestError(f"Another process adapts in {folder}: wait until it has ended.")
