@@ -11,8 +11,6 @@ nothing is computed from floats on the way, so any machine gets the same numbers
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,21 +20,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geowb.errors import CorruptStream, DataError
+from geowb.nec import packing
 from geowb.nec import stream as framing
 from geowb.nec.escapes import coding, escaped_bits, pop_escaped, push_escaped
+from geowb.nec.packing import WIDEST
 
 __all__ = ["PRECISION", "Tables"]
 
 #: The weights of a table add to 2 ** PRECISION, which is what the coder works with.
 PRECISION = 24
 _WHOLE = 2**PRECISION
-#: A table has this many symbols at most; what lies beyond is escaped.
-_WIDEST = 2**16
 #: Elements that `decode` makes at most unless it is told another number (float32: 1 GiB).
 _LIMIT = 2**28
-_MAGIC = b"GWBT\x01"
-#: Bytes that tables may have once they are unpacked.
-_LARGEST = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +83,7 @@ class Tables:
         ):
             if (
                 one.ndim != 1
-                or not 2 <= len(one) <= _WIDEST + 1
+                or not 2 <= len(one) <= WIDEST + 1
                 or one.min() < 1
                 or int(one.sum(dtype=np.uint64)) != _WHOLE
                 or not first <= 0 < first + len(one) - 1
@@ -96,7 +91,7 @@ class Tables:
             ):
                 raise DataError(
                     f"The table of channel {channel} cannot be: it has {one.size} weights, from "
-                    f"the symbol {first} on, with step {step}. There are 2 to {_WIDEST + 1} "
+                    f"the symbol {first} on, with step {step}. There are 2 to {WIDEST + 1} "
                     f"weights of 1 or more that add to 2**{PRECISION}, one is that of the symbol "
                     "0, and steps are above 0."
                 )
@@ -165,7 +160,7 @@ class Tables:
         medians = np.median(tokens, axis=0).astype(np.float32)
         steps = np.broadcast_to(np.asarray(steps, np.float32), medians.shape)
         symbols = _symbols(tokens, medians, steps)
-        half = _WIDEST // 2 - 1
+        half = WIDEST // 2 - 1
         probabilities, first = [], []
         for column in symbols.T:
             inside = column[np.abs(column) <= half].astype(np.int64)
@@ -343,11 +338,7 @@ class Tables:
 
     @cached_property
     def _raw(self) -> bytes:
-        sizes = np.array([self.channels, *self._counts], "<u4")
-        # The four bytes of weights apart: the upper ones pack well.
-        planes = np.concatenate(self.weights).view(np.uint8).reshape(-1, 4).T
-        parts = (sizes, self.medians, self.steps, self.first, np.ascontiguousarray(planes))
-        return b"".join(part.tobytes() for part in parts)
+        return packing.laid_out(self.medians, self.steps, self.first, self.weights)
 
     @cached_property
     def sha256(self) -> str:
@@ -365,7 +356,7 @@ class Tables:
         >>> len(Tables.fit([[0.0], [1.0]]).to_bytes()) < 100
         True
         """
-        return _MAGIC + bytes.fromhex(self.sha256) + zlib.compress(self._raw, 9)
+        return packing.pack(self._raw)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Tables:
@@ -376,21 +367,11 @@ class Tables:
         CorruptStream
             If they are damaged, or of another format.
         """
-        start = len(_MAGIC) + 32
-        if len(packed) < start or packed[: len(_MAGIC)] != _MAGIC:
-            raise CorruptStream(
-                "These are no tables of geowb's factorised prior, or of a later one."
-            )
+        parts = packing.unpack(packed)
         try:
-            raw = framing.unzipped(packed[start:], _LARGEST)
-            if hashlib.sha256(raw).digest() != packed[len(_MAGIC) : start]:
-                raise CorruptStream("The digest is another one.")
-            return cls(*_unpacked(raw))
-        except (CorruptStream, DataError, struct.error, ValueError) as error:
-            raise CorruptStream(
-                f"The tables of the factorised prior are damaged: {error} Nothing that was "
-                "compressed by them can be read; fetch the file again."
-            ) from error
+            return cls(*parts)
+        except DataError as error:
+            raise packing.damaged(error) from error
 
     def __reduce__(self) -> tuple:
         return Tables.from_bytes, (self.to_bytes(),)
@@ -414,23 +395,6 @@ def _fixed(values: ArrayLike, dtype: str) -> np.ndarray:
         raise DataError(f"Numbers of a table are whole and of 32 bits: {given!r}.")
     fixed.flags.writeable = False
     return fixed
-
-
-def _unpacked(raw: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    (channels,) = struct.unpack_from("<I", raw)
-    fixed = 4 + 16 * channels
-    if not channels or len(raw) < fixed:
-        raise CorruptStream("They end too early.")
-    counts, medians, steps, first = (
-        np.frombuffer(raw, dtype, channels, 4 + 4 * channels * at)
-        for at, dtype in enumerate(("<u4", "<f4", "<f4", "<i4"))
-    )
-    entries = int(counts.sum(dtype=np.uint64)) + channels
-    if counts.max() > _WIDEST or len(raw) != fixed + 4 * entries:
-        raise CorruptStream("Their length is not what they say.")
-    planes = np.frombuffer(raw, np.uint8, 4 * entries, fixed).reshape(4, entries)
-    flat = np.ascontiguousarray(planes.T).view("<u4")[:, 0]
-    return medians, steps, first, tuple(np.split(flat, np.cumsum(counts + 1)[:-1]))
 
 
 def _tokens(values: ArrayLike, missing: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
