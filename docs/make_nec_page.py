@@ -15,9 +15,8 @@ from pathlib import Path
 import pandas as pd
 from results_pages import command, markdown, samples, spread, verdicts
 
-from geowb import plots
 from geowb.batch.results import Record
-from geowb.nec.pictures import beside, curves
+from geowb.nec.pictures import curves, show_curves
 from geowb.nec.tradeoff import published
 
 PAGE = Path(__file__).parent / "nec_results.md"
@@ -111,7 +110,7 @@ def draw(points: pd.DataFrame, name: str, title: str) -> str:
         panels += [curves(ours, ylabel=label, title=f"{title}: classes of pixels")]
         theirs = published("potsdam")
         panels += [curves(theirs, ylabel=label, title="the paper's: Potsdam (other data)")]
-    plots.show(beside(panels), PICTURES / f"nec_{name}.png", inches=5.5)
+    show_curves(panels, PICTURES / f"nec_{name}.png")
     return f"![Accuracy against the size of an image, {title}](figures/nec_{name}.png)\n"
 
 

@@ -443,7 +443,13 @@ def layout(elements: Sequence[Any], columns: int = 3, *, apart: float = 0.35) ->
     )
 
 
-def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) -> Image:
+def show(
+    element: Any,
+    file: str | Path,
+    *,
+    inches: float | tuple[float, float] = 3.0,
+    dpi: int = 90,
+) -> Image:
     """Store an element as a PNG of 256 colours and return it for display.
 
     >>> show(rgb(scene), run.figure("scene.png"))  # doctest: +SKIP
@@ -451,7 +457,7 @@ def show(element: Any, file: str | Path, *, inches: float = 3.0, dpi: int = 90) 
     Parameters
     ----------
     inches
-        Height and width of one panel.
+        Height and width of one panel; or width and height of the whole.
     """
     import io
 

@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geowb.plots import COLOURS, holoviews, layout, picture, stretched
+from geowb.plots import COLOURS, holoviews, layout, picture, show, stretched
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import holoviews as hv
+    from IPython.display import Image
 
     from geowb.nec.autoencoder import CompressedMAE
     from geowb.nec.codecs import Codec
     from geowb.nec.sending import Images
 
-__all__ = ["COVER", "at_each_rate", "beside", "curves", "in_colours", "principal_colours", "rates"]
+__all__ = [
+    "COVER",
+    "at_each_rate",
+    "curves",
+    "in_colours",
+    "principal_colours",
+    "rates",
+    "show_curves",
+]
 
 #: How each way of sending is drawn and called.
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -89,7 +100,8 @@ def curves(
             spread = (*xy, part["score"] - part["low"], part["high"] - part["score"])
             bars = hv.ErrorBars(spread, _AXES[x], [ylabel, "below", "above"])
             drawn.append(bars.opts(edgecolor=colour, linewidth=0.7, capsize=1.5))
-    axes = {"title": title, "logx": True, "show_grid": True, "aspect": 1.7, "padding": 0.05}
+    axes = {"title": title, "logx": True, "show_grid": True, "aspect": "auto", "padding": 0.05}
+    axes["hooks"] = [_plain_numbers]
     small = {"title": 10, "labels": 9, "ticks": 8, "legend": 8}
     low = np.nanmin(np.append(points["score"], points.get("low", points["score"])))
     high = np.nanmax(np.append(points["score"], points.get("high", points["score"])))
@@ -98,12 +110,23 @@ def curves(
     return hv.Overlay(drawn).opts(legend_position="right", fontsize=small, **axes)
 
 
-def beside(panels: Sequence[Any]) -> hv.Layout:
-    """Lay out curves one below the other, each with axes of its own.
+def _plain_numbers(plot: Any, _element: Any) -> None:
+    """Label a logarithmic axis with 1, 2, 5, 10: holoviews leaves it with overlapping powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    >>> beside([curves(ours), curves(published("ucmerced"))])  # doctest: +SKIP
+    axis = plot.handles["axis"].xaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def show_curves(panels: Sequence[Any], file: str | Path) -> Image:
+    """Store curves, one below the other and each with axes of its own, and return them for display.
+
+    >>> show_curves([curves(ours), curves(published("ucmerced"))], "curves.png")  # doctest: +SKIP
     """
-    return layout(panels, columns=1, apart=0.28).opts(shared_axes=False)
+    laid = layout(panels, columns=1, apart=0.4).opts(shared_axes=False)
+    return show(laid, file, inches=(7, 5 * len(panels)))
 
 
 def in_colours(image: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
