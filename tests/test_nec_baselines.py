@@ -141,6 +141,7 @@ def test_sizes_count_what_is_sent_once():
     assert uniform.kib == uniform.size / 1024
     assert uniform.bits_per_element == 8 * uniform.size / (8 * 8 * 16)
     assert uniform.without_tokens().size == uniform.size
+    assert uniform.without_tokens().tokens.base is None  # no view of what is let go of
 
 
 class Like:

@@ -136,7 +136,7 @@ class Sent:
 
     def without_tokens(self) -> Sent:
         """Keep what it took, and let go of what arrived, but for one image."""
-        return replace(self, tokens=self.tokens[:1])
+        return replace(self, tokens=self.tokens[:1].copy())  # a view would keep them all
 
     @property
     def size(self) -> float:
