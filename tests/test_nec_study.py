@@ -18,7 +18,7 @@ from geowb.nec.baselines import coded, from_jpeg2000, quality_for
 from geowb.nec.codecs import codec_folders, open_base
 from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
-from geowb.nec.pictures import at_each_rate, principal_colours
+from geowb.nec.pictures import WAYS, at_each_rate, curves, principal_colours
 from geowb.nec.places import Places, cut_places, dominant
 from geowb.train import Segmentation, fit
 
@@ -390,6 +390,19 @@ def test_an_image_is_seen_again_from_its_embedding(base, places):
     assert ((made - truth) ** 2).mean() < 0.9 * ((flat - truth) ** 2).mean()
     other = base.reconstruct(torch.from_numpy(tokens[[1, 2, 0]])[:, None])[:, :, 0].numpy()
     assert np.allclose(other[0], made[1], atol=1)  # each image for itself
+
+
+def test_curves_of_many_methods_keep_their_legend_and_plain_numbers():
+    names = [f"{way}{end}" for way in list(WAYS)[:6] for end in ("", "_decoder")]
+    rows = [(name, kib, 80.0, 79.0, 81.0) for name in names for kib in (0.3, 0.9)]
+    points = pd.DataFrame(rows, columns=["method", "kib", "score", "low", "high"])
+    drawn = plots.holoviews().renderer("matplotlib").get_plot(curves(points)).state
+    drawn.canvas.draw()
+    axes = drawn.axes[0]
+    assert len(axes.get_legend().get_texts()) == len(names)
+    numbers = [one.get_text() for one in axes.get_xticklabels(which="both")]
+    assert {"0.5", "1"} <= set(numbers)
+    assert not any("10^" in one or "times" in one for one in numbers)
 
 
 def test_pictures_of_all_rates_are_drawn(base, places):

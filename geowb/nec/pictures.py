@@ -101,7 +101,7 @@ def curves(
             bars = hv.ErrorBars(spread, _AXES[x], [ylabel, "below", "above"])
             drawn.append(bars.opts(edgecolor=colour, linewidth=0.7, capsize=1.5))
     axes = {"title": title, "logx": True, "show_grid": True, "aspect": "auto", "padding": 0.05}
-    axes["hooks"] = [_plain_numbers]
+    axes |= {"hooks": [_plain_numbers], "legend_limit": len(drawn)}  # 25 are the default
     small = {"title": 10, "labels": 9, "ticks": 8, "legend": 8}
     low = np.nanmin(np.append(points["score"], points.get("low", points["score"])))
     high = np.nanmax(np.append(points["score"], points.get("high", points["score"])))
