@@ -22,6 +22,7 @@ from geowb.cli import _terminated
 from geowb.errors import DataError, ModelError, RequestError, WeightsMismatch
 from geowb.models import build, load
 from geowb.models.masked import build_masked, masked_card
+from geowb.models.wrapper import terratorch
 from geowb.pretrain import ChipArchive, ChipStream, Recipe, Sampling, pretrain, recipe, views
 from geowb.pretrain.folder import claim, command, newest_checkpoint
 from geowb.pretrain.training import model_for, optimizer_of, training_step
@@ -86,6 +87,7 @@ def losses(folder: Path) -> np.ndarray:
 
 
 def test_loss_and_prediction_are_those_of_terratorch() -> None:
+    terratorch()  # by itself its import lowers the precision of all that follows in this process
     from terratorch.models.backbones.prithvi_mae import PrithviMAE
 
     model = build_masked("prithvi_demo", frames=3, mean=[0.0] * 6, std=[1.0] * 6).eval()
