@@ -66,16 +66,21 @@ def operating_points(points: pd.DataFrame, task: str) -> str:
     return markdown(rows, header)
 
 
+def intervals(group: pd.DataFrame) -> str:
+    """Say the interval of each seed."""
+    ends = zip(group["low"], group["high"], strict=True)
+    return "; ".join(f"{low:+.1f} to {high:+.1f}" for low, high in ends)
+
+
 def at_budgets(budgets: pd.DataFrame, task: str) -> str:
     """One row a budget and a way of sending: what is lost, and what each run says of it."""
     part = budgets[budgets["task"] == task]
     rows = []
     for name, told in BUDGETS.items():
         for method, group in part[part["budget"] == name].groupby("method", sort=False):
-            ends = [f"{low:+.1f} to {high:+.1f}" for low, high in group[["low", "high"]].values]
             row = [f"{told} ({group['at_most'].mean():.2f})", f"`{method}`"]
             row += [spread(group["kib"], "{:.2f}"), spread(group["score"])]
-            row += [spread(group["lost"], "{:+.1f}"), "; ".join(ends)]
+            row += [spread(group["lost"], "{:+.1f}"), intervals(group)]
             rows.append([*row, ", ".join(group["verdict"])])
     header = ["at most (KiB)", "", "KiB", "accuracy (%)", "points lost", "95 % intervals", "says"]
     return markdown(rows, header)
@@ -85,9 +90,8 @@ def gains(found: pd.DataFrame) -> str:
     """One row a comparison at equal size."""
     rows = []
     for (task, ours, theirs), group in found.groupby(["task", "ours", "theirs"], sort=False):
-        ends = [f"{low:+.1f} to {high:+.1f}" for low, high in group[["low", "high"]].values]
         what = [TASKS[task], f"`{ours}`", f"`{theirs}`"]
-        rows.append([*what, spread(group["more"], "{:+.1f}"), "; ".join(ends)])
+        rows.append([*what, spread(group["more"], "{:+.1f}"), intervals(group)])
     return markdown(rows, ["", "has more than", "", "points", "95 % intervals"])
 
 
