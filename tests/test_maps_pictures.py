@@ -13,6 +13,7 @@ from geowb import plots
 from geowb.errors import DataError, RequestError
 from geowb.maps.looks import drawn
 from geowb.maps.static import plot_map
+from geowb.plots.axes import holoviews
 
 LEGEND = {"flag_values": "0 1 4", "flag_meanings": "water open_forest bare"}
 
@@ -48,7 +49,7 @@ def image(element):
 def legend(element):
     """Class names and their colours."""
     return {
-        points.label: plots.holoviews()
+        points.label: holoviews()
         .Store.lookup_options("matplotlib", points, "style")
         .kwargs["color"]
         for points in list(element)[1:]
@@ -56,7 +57,7 @@ def legend(element):
 
 
 def options(element, group):
-    return plots.holoviews().Store.lookup_options("matplotlib", element, group).kwargs
+    return holoviews().Store.lookup_options("matplotlib", element, group).kwargs
 
 
 def test_a_quantity_has_its_values_its_unit_and_white_where_there_are_none(tif):

@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 
 import geowb
-from geowb import plots
 from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
 from geowb.errors import DataError, RequestError
@@ -20,6 +19,7 @@ from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
 from geowb.nec.pictures import WAYS, at_each_rate, curves, principal_colours
 from geowb.nec.places import Places, cut_places, dominant
+from geowb.plots.axes import holoviews
 from geowb.train import Segmentation, fit
 
 RNG = np.random.default_rng(0)
@@ -412,7 +412,7 @@ def test_curves_of_many_methods_keep_their_legend_and_plain_numbers():
     names = [f"{way}{end}" for way in list(WAYS)[:6] for end in ("", "_decoder")]
     rows = [(name, kib, 80.0, 79.0, 81.0) for name in names for kib in (0.3, 0.9)]
     points = pd.DataFrame(rows, columns=["method", "kib", "score", "low", "high"])
-    drawn = plots.holoviews().renderer("matplotlib").get_plot(curves(points)).state
+    drawn = holoviews().renderer("matplotlib").get_plot(curves(points)).state
     drawn.canvas.draw()
     axes = drawn.axes[0]
     assert len(axes.get_legend().get_texts()) == len(names)
@@ -425,7 +425,7 @@ def test_pictures_of_all_rates_are_drawn(base, places):
     codecs = [load_codec(folder) for folder in codec_folders("mae_demo", [1.7, 100])]
     drawn = at_each_rate(sending.Images.of(places.images[:1], base), base, codecs)
     assert len(drawn) == 12
-    shown = [plots.holoviews().Store.lookup_options("matplotlib", one, "plot") for one in drawn]
+    shown = [holoviews().Store.lookup_options("matplotlib", one, "plot") for one in drawn]
     sizes = [float(one.kwargs["title"].split()[0]) for one in shown[2:4]]
     assert sizes[0] > sizes[1]  # the largest first
     maps = RNG.normal(size=(4, 4, 8))

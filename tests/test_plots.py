@@ -10,6 +10,7 @@ from scenes import scene
 
 from geowb import plots
 from geowb.errors import DataError
+from geowb.plots.axes import holoviews
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_bars_leave_out_what_has_no_pixels_and_keep_the_order():
 
 def drawn(element):
     """The axes of a picture."""
-    hv = plots.holoviews()
+    hv = holoviews()
     return hv.renderer("matplotlib").get_plot(element).state.axes[0]
 
 

@@ -36,7 +36,7 @@ class _Rule(nn.Module):
         days: Sequence[float] | None = None,
         means: torch.Tensor | None = None,
     ) -> Reconstruction:
-        """Predict what is missing; as `geowb.models.masked.MaskedPrithvi.fill`.
+        """Predict what is missing; as `geowb.models.mae.MaskedPrithvi.fill`.
 
         ``days`` are the dates as numbers; the positions 0, 1, ... if None. ``means``
         ``(B, C, T, 1, 1)`` are what `DateMean` says; those of `x` if None. ``hidden`` are the
@@ -193,7 +193,7 @@ class NetworkFiller(nn.Module):
         )
 
     def fill(self, x: torch.Tensor, missing: torch.Tensor) -> Reconstruction:
-        """Predict what is missing; as `geowb.models.masked.MaskedPrithvi.fill`.
+        """Predict what is missing; as `geowb.models.mae.MaskedPrithvi.fill`.
 
         ``hidden`` are the missing pixels, the loss is the mean square error over them in
         normalised units, pixels without data left out.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.bands import HLS6
-from geowb.plots import holoviews, layout, picture, stretched
+from geowb.plots import layout, picture, stretched
+from geowb.plots.axes import holoviews
 
 if TYPE_CHECKING:
     import holoviews as hv

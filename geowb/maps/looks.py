@@ -11,7 +11,7 @@ import numpy as np
 
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.maps.parts import named, plane, read, windows
-from geowb.plots import COLOURS
+from geowb.plots.axes import COLOURS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.maps.looks import Picture, drawn
-from geowb.plots import _axes, _frame, holoviews
+from geowb.plots.axes import frame, holoviews, on_grid
 
 if TYPE_CHECKING:
     import holoviews as hv
@@ -133,7 +133,7 @@ def _laid_out(picture: Picture, title: str) -> tuple[tuple[float, ...], dict[str
     """Bounds of a picture, its title, what stands at its axes and how wide it is drawn."""
     found = picture.map
     if {"x", "y"} <= set(found.coords) and found.rio.crs is not None:
-        bounds, *labels = _frame(found)
+        bounds, *labels = frame(found)
     elif {"x", "y"} <= set(found.coords):  # in whatever unit
         bounds, labels = tuple(found.rio.bounds()), ["x", "y"]
     else:
@@ -148,7 +148,7 @@ def _laid_out(picture: Picture, title: str) -> tuple[tuple[float, ...], dict[str
         labels[0] += ", not to scale"
     if not picture.given.any():
         title = f"{title}: no data" if title else "no data"
-    axes = _axes(title, *labels)
+    axes = on_grid(title, *labels)
     axes["fontsize"] |= {"legend": 7}
     if aspect < 0.5:
         axes["xticks"] = [(left, f"{left:.6g}"), (right, f"{right:.6g}")]

@@ -88,7 +88,7 @@ class CGAN(nn.Module):
         )
 
     def fill(self, x: torch.Tensor, missing: torch.Tensor) -> Reconstruction:
-        """Predict what is missing; as `geowb.models.masked.MaskedPrithvi.fill`.
+        """Predict what is missing; as `geowb.models.mae.MaskedPrithvi.fill`.
 
         ``hidden`` are the missing pixels, and ``loss`` is the mean square error over them in
         reflectance, pixels without data left out.

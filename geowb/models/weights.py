@@ -133,7 +133,7 @@ def _with_time(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _masked_name(key: str) -> str:
-    """Give a tensor the name that it has in `geowb.models.masked.MaskedPrithvi`."""
+    """Give a tensor the name that it has in `geowb.models.mae.MaskedPrithvi`."""
     key = key.replace("_timm_module.", "")
     if key.startswith(("encoder.", "decoder.")) or key in ("mean", "std"):
         return key

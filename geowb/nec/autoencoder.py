@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from geowb.errors import ModelError
-from geowb.models.masked import MaskedModel, MaskedPrithvi, enlarged
+from geowb.models.mae import MaskedPrithvi
+from geowb.models.masked import MaskedModel, enlarged
 from geowb.models.registry import ModelSpec, spec
 from geowb.nec.prior import FactorizedPrior
 

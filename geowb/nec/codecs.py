@@ -78,7 +78,8 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
         If there is none, or it is no masked model with tokens.
     """
     from geowb.models.files import load
-    from geowb.models.masked import MaskedPrithvi, build_masked
+    from geowb.models.mae import MaskedPrithvi
+    from geowb.models.masked import build_masked
     from geowb.models.registry import SHIPPED, spec
 
     text = str(base)

@@ -13,7 +13,7 @@ import torch
 
 from geowb.errors import ModelError, RequestError
 from geowb.lines import Line, duration
-from geowb.models.masked import MaskedPrithvi
+from geowb.models.mae import MaskedPrithvi
 from geowb.models.wrapper import placed
 from geowb.nec.autoencoder import CompressedMAE
 from geowb.nec.codecs import save_codec

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geowb.plots import COLOURS, holoviews, layout, picture, show, stretched
+from geowb.plots import layout, picture, show, stretched
+from geowb.plots.axes import COLOURS, holoviews
 
 if TYPE_CHECKING:
     from pathlib import Path
