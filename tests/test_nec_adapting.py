@@ -27,7 +27,7 @@ from geowb.nec import (
     making,
     open_embeddings,
 )
-from geowb.nec.codecs import open_base
+from geowb.nec.codecs import check_codecs, open_base
 
 CATALOG = """\
 meta: {name: tiny}
@@ -201,6 +201,20 @@ def test_force_leaves_what_adapting_does_not_make(codecs, how, tmp_path, monkeyp
     (folder / "chips.zarr").mkdir()
     with pytest.raises(RequestError, match=r"adapting\.json is damaged"):
         adapt("prithvi_demo", folder, [1], **how)
+
+
+def test_codecs_of_a_study_are_checked_before_it_starts(codecs, tmp_path):
+    assert check_codecs(str(codecs), model="prithvi_demo", lambdas=[300.0]) == []
+    assert check_codecs("", model="mae_demo") == []
+    for words, told in (
+        ({"model": "mae_demo"}, "are of the encoder 'prithvi_demo', not of 'mae_demo'"),
+        ({"model": "prithvi_demo", "lambdas": [7.0]}, "has no codec of lambda 7"),
+        ({"model": "prithvi_demo", "weights": "gone.pt"}, "no weights file gone.pt"),
+    ):
+        (problem,) = check_codecs(str(codecs), **words)
+        assert told in problem
+    (problem,) = check_codecs(str(tmp_path), model="prithvi_demo")
+    assert str(tmp_path) in problem
 
 
 @pytest.fixture
