@@ -207,7 +207,7 @@ def test_codecs_of_a_study_are_checked_before_it_starts(codecs, tmp_path):
     assert check_codecs(str(codecs), model="prithvi_demo", lambdas=[300.0]) == []
     assert check_codecs("", model="mae_demo") == []
     for words, told in (
-        ({"model": "mae_demo"}, "are of the encoder 'prithvi_demo', not of 'mae_demo'"),
+        ({"model": "mae_demo"}, "is of the encoder 'prithvi_demo', not of 'mae_demo'"),
         ({"model": "prithvi_demo", "lambdas": [7.0]}, "has no codec of lambda 7"),
         ({"model": "prithvi_demo", "weights": "gone.pt"}, "no weights file gone.pt"),
     ):

@@ -24,6 +24,7 @@ CHECKS = {
     "chip_size": "geowb.models.checks:check_chip_size",
     "masks": "geowb.gaps.masks:check_masks",
     "codecs": "geowb.nec.codecs:check_codecs",
+    "folds": "geowb.batch.checks:check_folds",
     "multiple": "geowb.batch.checks:check_multiple",
 }
 #: In the place of a value that is wrong, so that the rest of the request can be judged.
@@ -142,6 +143,15 @@ def check_multiple(value: int, *, of: int, rule: str) -> list[str]:
     below = value // of * of
     near = f"{below} and {below + of} are" if below else f"{of} is"
     return [f"{rule}: {value} is none of {of}; {near}."]
+
+
+def check_folds(value: int) -> list[str]:
+    """Say so if a cross-validation has one fold, which leaves nothing to train on.
+
+    >>> check_folds(1)
+    ['It takes 2 folds or more, or 0 for one split; it is 1.']
+    """
+    return ["It takes 2 folds or more, or 0 for one split; it is 1."] if value == 1 else []
 
 
 def opening(study: Study, profile: str | None) -> list[str]:

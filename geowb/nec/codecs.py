@@ -55,7 +55,12 @@ class Codec:
     @property
     def name(self) -> str:
         """Encoder and trade-off in words."""
-        return f"{self.card['base']['name']}, lambda {self.card['lambda']:g}"
+        return f"{self.card['base']['name']}, {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Trade-off in words."""
+        return f"lambda {self.card['lambda']:g}"
 
 
 def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[str, Any]]:
@@ -88,16 +93,11 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
         how = {"bands": found.bands, "frames": found.encoder.get("num_frames", 1)}
         model, file, kept = build_masked(text, weights=weights, **how), weights, weights
     else:
-        shipped = SHIPPED / text / "model.safetensors"
-        file = shipped if shipped.is_file() else Path(text)
-        file = file / "model.safetensors" if file.is_dir() else file
+        file = _encoder_file(text)
         if not file.is_file():
-            known = sorted(one.parent.name for one in SHIPPED.glob("*/model.safetensors"))
-            raise RequestError(
-                f"There is no masked model {text}: name one that comes with geowb "
-                f"({', '.join(known)}), or the folder that `geowb pretrain` left."
-            )
-        model, kept = load(file), "pretrained" if file == shipped else str(Path(file).absolute())
+            raise RequestError(_no_encoder(text))
+        shipped = file.parent.parent == SHIPPED
+        model, kept = load(file), "pretrained" if shipped else str(file.absolute())
     if not isinstance(model, MaskedPrithvi):
         raise RequestError(
             f"{text} is no masked model with tokens ('{model.card['name']}'): a codec is made of a "
@@ -107,6 +107,29 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
     said = {key: model.card[key] for key in keys}
     digest = sha256(Path(file)) if Path(file).is_file() else ""
     return model.eval(), {**said, "weights": kept, "sha256": digest}
+
+
+def _encoder_file(name: str) -> Path:
+    """Model file of an encoder that comes with geowb, or of a folder; it need not be there."""
+    from geowb.models.registry import SHIPPED
+
+    shipped = SHIPPED / name / "model.safetensors"
+    file = shipped if name and shipped.is_file() else Path(name)
+    return file / "model.safetensors" if file.is_dir() else file
+
+
+def _no_encoder(name: str) -> str:
+    """Say what can be adapted, in place of what is not there."""
+    from geowb.models.registry import MODELS, SHIPPED
+
+    if name in MODELS and MODELS[name].family == "prithvi":
+        return f"No weights of {name} come with geowb: give its file (weights=..., --weights)."
+    known = sorted(one.name for one in SHIPPED.iterdir() if (one / "model.safetensors").is_file())
+    known = [one for one in known if MODELS[one].family == "prithvi"]
+    return (
+        f"There is no masked model {name}: name one that comes with geowb ({', '.join(known)}), "
+        "or the folder that `geowb pretrain` left."
+    )
 
 
 def save_codec(
@@ -179,10 +202,13 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     try:
         card = json.loads(file.read_text("utf-8"))
         known = card["format"] == _FORMAT and {"base", "lambda", "tables_sha256"} <= card.keys()
+        known = known and {"name", "weights", "sha256"} <= card["base"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is no card of a codec: {error!r}.") from error
     if not known:
-        raise ModelError(f"{file} is of format {card['format']}; this geowb reads {_FORMAT}.")
+        raise ModelError(
+            f"{file} is of format {card['format']}, or incomplete; this geowb reads {_FORMAT}."
+        )
     return card
 
 
@@ -210,11 +236,17 @@ def codec_folders(place: str | Path, lambdas: Sequence[float] = ()) -> list[Path
     Raises
     ------
     RequestError
-        If there is none, or not one of the lambdas.
+        If there is none, or not one of the lambdas, or two of one lambda.
     """
     text = str(place)
     folder = Path(text) if Path(text).is_dir() else SHIPPED / text
-    found = {read_card(file)["lambda"]: file.parent for file in folder.glob("*/codec.json")}
+    found: dict[float, Path] = {}
+    for file in sorted(folder.glob("*/codec.json")):
+        same = found.setdefault(read_card(file)["lambda"], file.parent)
+        if same != file.parent:
+            raise RequestError(
+                f"{same} and {file.parent} are codecs of one lambda: move one to another folder."
+            )
     if not text or not found:
         known = ", ".join(sorted(one.name for one in SHIPPED.iterdir() if one.is_dir()))
         raise RequestError(
@@ -248,10 +280,17 @@ def check_codecs(
         folders = codec_folders(value or model, lambdas)
     except (RequestError, ModelError) as error:
         return [str(error)]
-    cards = [read_card(folder) for folder in folders]
-    others = [card["base"]["name"] for card in cards if card["base"]["name"] != model]
-    if others and not Path(model).exists():
-        return [f"The codecs in {value} are of the encoder '{others[0]}', not of '{model}'."]
+    file = weights or _encoder_file(model)
+    digest = sha256(Path(file)) if Path(file).is_file() else ""
+    for folder in folders:
+        base = read_card(folder)["base"]
+        if base["name"] != model and not Path(model).exists():
+            return [f"The codec in {folder} is of the encoder '{base['name']}', not of '{model}'."]
+        if digest and base["sha256"] != digest:
+            return [
+                f"The codec in {folder} is of another encoder '{base['name']}' than {file}: their "
+                "files differ. Name the encoder that it was made of."
+            ]
     if weights and "://" not in weights and not Path(weights).is_file():
         return [f"There is no weights file {weights} for the encoder '{model}'."]
     return []
@@ -300,6 +339,38 @@ def load_codec(folder: str | Path, weights: str = "") -> Codec:
         raise WeightsMismatch(f"{changes} does not fit the encoder: {', '.join(missing[:3])}.")
     fit_state(model, {**own, **state}, changes)
     return Codec(model.eval(), tables, card)
+
+
+def load_codecs(
+    place: str | Path, lambdas: Sequence[float], base: Mapping[str, Any], weights: str = ""
+) -> dict[str, Codec]:
+    """Load the codecs of a folder by their settings, all of one encoder.
+
+    >>> list(load_codecs("mae_demo", [100, 1.7], open_base("mae_demo")[1]))
+    ['lambda 1.7', 'lambda 100']
+
+    Parameters
+    ----------
+    place, lambdas
+        As of `codec_folders`.
+    base
+        What `open_base` says of the encoder that they are to be compared with.
+    weights
+        As of `load_codec`.
+
+    Raises
+    ------
+    WeightsMismatch
+        If a codec is of another encoder.
+    """
+    found = [load_codec(folder, weights) for folder in codec_folders(place, lambdas)]
+    for codec in found:
+        if codec.card["base"]["sha256"] != base["sha256"]:
+            raise WeightsMismatch(
+                f"The codec '{codec.name}' in {place} is of another encoder than '{base['name']}' "
+                f"with sha256 {base['sha256'][:16]}: name the encoder that it was made of."
+            )
+    return {codec.setting: codec for codec in found}
 
 
 def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,13 +40,10 @@ class Judged:
         cross-validation the sum over the repeats.
     head
         The last head that was trained.
-    seconds
-        That training took, of all heads.
     """
 
     table: pd.DataFrame
     head: torch.nn.Module
-    seconds: float
 
 
 def judge(
@@ -84,7 +82,7 @@ def judge(
     Raises
     ------
     DataError
-        If the training images have fewer than two classes.
+        If the training images have fewer than two classes, or a split has no image to test.
     """
     from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset, predicted
     from geowb.train import Classification, Segmentation, fit, seed_everything
@@ -93,8 +91,10 @@ def judge(
     if labels is None:
         raise DataError("There are no classes of pixels here: only whole images are labelled.")
     names = places.map_names if maps else places.names
-    channels, count, tables, seconds = sent.tokens.shape[-1], len(names), {}, 0.0
+    channels, count, tables = sent.tokens.shape[-1], len(names), {}
     for train, test in splits:
+        if not len(test):
+            raise DataError(f"There is no image to test a head on, and {len(train)} to train it.")
         seed_everything(seed)
         layer = None if layer_of is None else DecoderLayer(layer_of)
         head: torch.nn.Module
@@ -103,21 +103,20 @@ def judge(
             head = MapHead(channels, count, **how)
         else:
             head = SceneHead(channels, count, layer)
-        fitted = fit(
+        fit(
             *(head, TokenDataset(sent.tokens, labels, train), None),
             task=Segmentation if maps else Classification,
             **{"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size},
             **{"weight_decay": 0.05, "seed": seed, "accelerator": accelerator, "progress": False},
         )
         _take_averages(head, sent.tokens, np.random.default_rng(seed).permutation(train))
-        seconds += fitted.seconds
         made = predicted(head, sent.tokens, test, accelerator=accelerator)
         for row, one in zip(test, made, strict=True):
             found = confusion(labels[row : row + 1], one[None], count).ravel()
             tables[row] = tables[row] + found if row in tables else found
     rows = sorted(row for row, table in tables.items() if table.sum())
     index = places.index[rows]
-    return Judged(pd.DataFrame([tables[row] for row in rows], index=index), head, seconds)
+    return Judged(pd.DataFrame([tables[row] for row in rows], index=index), head)
 
 
 def _take_averages(
@@ -126,12 +125,12 @@ def _take_averages(
     """Take the averages of batch normalisation anew, of all that was trained on.
 
     After a few steps they are still those of the beginning. `rows` come in random order: the spread
-    is that within a batch.
+    is that within a batch. Batches are of one size, as far as that goes: each counts alike.
     """
     import torch
 
-    batches = range(0, len(rows), batch_size)
-    seen = (torch.from_numpy(tokens[rows[at : at + batch_size]]) for at in batches)
+    batches = np.array_split(rows, math.ceil(len(rows) / batch_size))
+    seen = (torch.from_numpy(tokens[batch]) for batch in batches)
     torch.optim.swa_utils.update_bn(seen, head)
 
 

@@ -68,15 +68,18 @@ class Places:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Part the images that have a class into training and test, `count` times `repeats`.
 
-        Each class is spread evenly over the folds (scikit-learn's `RepeatedStratifiedKFold`).
+        Each class is spread evenly over the folds, and what was cut from one sample of a set stays
+        together (scikit-learn's `StratifiedGroupKFold`).
 
         Raises
         ------
         DataError
-            If a class has fewer images than there are folds.
+            If there are fewer than two folds, or a class has fewer images than there are folds.
         """
-        from sklearn.model_selection import RepeatedStratifiedKFold
+        from sklearn.model_selection import StratifiedGroupKFold
 
+        if count < 2:
+            raise DataError(f"{count} folds part nothing: it takes 2 or more.")
         rows = np.flatnonzero(self.classes >= 0)
         numbers = np.bincount(self.classes[rows])
         if numbers[numbers > 0].min() < count:
@@ -84,9 +87,13 @@ class Places:
             raise DataError(
                 f"The class '{rarest}' has fewer images than there are folds ({count})."
             )
-        parting = RepeatedStratifiedKFold(n_splits=count, n_repeats=repeats, random_state=seed)
-        parts = parting.split(rows, self.classes[rows])
-        return [(rows[train], rows[test]) for train, test in parts]
+        sample, found = pd.factorize(self.index[rows])[0], []
+        for number in range(repeats):
+            drawn = np.random.RandomState([seed, number])
+            parting = StratifiedGroupKFold(count, shuffle=True, random_state=drawn)
+            parts = parting.split(rows, self.classes[rows], sample)
+            found += [(rows[train], rows[test]) for train, test in parts]
+        return found
 
 
 def dominant(maps: np.ndarray, count: int, least: float = 0.5) -> np.ndarray:
@@ -123,7 +130,7 @@ def cut_places(
     Raises
     ------
     DataError
-        If there is no label, or no image without missing pixels.
+        If there is no label, no image without missing pixels, or none that has a class.
     """
     first = next(iter(scenes.values()))
     whole = "label" in first and first["label"].ndim == 1
@@ -154,6 +161,10 @@ def cut_places(
         maps = np.stack([item["label"].numpy() for item in items])
         map_names = _names(first[label], int(maps.max()) + 1)
         classes, names = dominant(maps, len(map_names), least), map_names
+    if (classes[there] < 0).all():
+        raise DataError(
+            f"No image has a class: none is covered to {100 * least:g} % by one (least {least:g})."
+        )
     made = Places(images, table, classes, names, maps, map_names)
     return _used(_of(made, np.flatnonzero(there)))
 

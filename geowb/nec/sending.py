@@ -203,9 +203,9 @@ def by_codec(codec: Codec, images: Images, **how: Any) -> Sent:
     `how` is that of `embedded`.
     """
     values, encode = embedded(codec.model, images, **how)
-    tables, name = codec.tables, f"lambda {codec.card['lambda']:g}"
+    tables = codec.tables
     shared = len(tables.to_bytes())
-    return _sent("nec", name, values, tables.encode, tables.decode, encode, shared)
+    return _sent("nec", codec.setting, values, tables.encode, tables.decode, encode, shared)
 
 
 def recounted(codec: Codec, images: Images, rows: Sequence[int], **how: Any) -> Codec:

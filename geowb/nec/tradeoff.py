@@ -164,13 +164,24 @@ class Results:
     ----------
     raw, zstd
         Bytes of an image as it is, and without loss.
+    by_scene
+        Draw whole scenes, where many of them are tested: images of one scene are right or wrong
+        together. Otherwise images are drawn, those of one sample of a set together.
     """
 
     #: What is held against: the whole encoder on the images.
     FULL = "full"
 
-    def __init__(self, raw: float, zstd: float, *, repeats: int = 2000, seed: int = 0) -> None:
-        self.raw, self.zstd = raw, zstd
+    def __init__(
+        self,
+        raw: float,
+        zstd: float,
+        *,
+        by_scene: bool = False,
+        repeats: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        self.raw, self.zstd, self.by_scene = raw, zstd, by_scene
         self._how = {"repeats": repeats, "seed": seed}
         self._rows: list[dict[str, Any]] = []
         self._tables: dict[tuple[str, str, str], pd.DataFrame] = {}
@@ -179,6 +190,9 @@ class Results:
     def add(self, task: str, method: str, sent: Sent, table: pd.DataFrame) -> None:
         """Take an operating point; `table` has a confusion matrix a test image."""
         key = (task, method, sent.setting)
+        scene = table.index.get_level_values(0)
+        place = scene if self.by_scene else table.index.get_level_values(1)
+        table = table.groupby([scene, place.rename("place")], sort=False).sum()
         self._tables[key] = table
         self._draws[key] = 100 * drawn(table, score="accuracy", **self._how)
         miou = 100 * drawn(table, **self._how)
@@ -225,6 +239,8 @@ class Results:
         allowed
             Points that may be lost, by budget: what the verdict is about.
         """
+        names = ["budget", "method", "setting", "at_most", "kib", "score"]
+        names += ["lost", "low", "high", "verdict"]
         rows = []
         for method, part in self.of(task).groupby("method", sort=False):
             for name, budget in budgets.items() if method != self.FULL else ():
@@ -235,7 +251,7 @@ class Results:
                 row = {"budget": name, "method": method, "setting": point["setting"]}
                 row |= {"at_most": budget / 1024, "kib": point["kib"], "score": point["score"]}
                 rows.append(row | {"lost": lost, "low": low, "high": high, "verdict": says})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=names)
 
     def gain(self, task: str, ours: str, theirs: str) -> tuple[float, float, float]:
         """Points that one method has more than another at equal size: value, low, high.
