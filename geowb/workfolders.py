@@ -88,7 +88,7 @@ class WorkFolder:
         # The record last: a removal that is cut off can be done again.
         for pattern in (*self.leftovers, *self.made, self.record):
             for path in folder.glob(pattern):
-                if path.is_dir():
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)

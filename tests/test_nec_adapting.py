@@ -27,7 +27,7 @@ from geowb.nec import (
     making,
     open_embeddings,
 )
-from geowb.nec.codecs import check_codecs, open_base
+from geowb.nec.codecs import check_codecs, open_base, save_codec
 
 CATALOG = """\
 meta: {name: tiny}
@@ -169,13 +169,16 @@ def test_what_is_decoded_is_what_the_decoder_was_trained_for(codecs):
         ({"base": "unet"}, "There is no masked model unet"),
         ({"base": "swin_demo"}, "no masked model with tokens"),
         ({"sampling": {"data": "nowhere"}}, "nowhere"),
+        ({"sampling": {"sizes": 64}}, "sampling has no 'sizes'. Did you mean 'size'"),
+        ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
+        ({"workers": 0}, "workers is 0"),
     ],
 )
 def test_bad_requests_leave_nothing(how, tmp_path, change, told):
     asked = {"base": "prithvi_demo", "lambdas": [1], **how, **change}
     with pytest.raises(RequestError, match=told):
         adapt(asked.pop("base"), tmp_path / "codecs", asked.pop("lambdas"), **asked)
-    assert not list(tmp_path.glob("codecs/lambda*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_others_is_kept(codecs, how, tmp_path):
@@ -290,8 +293,9 @@ def test_a_scene_becomes_a_cube_on_the_token_grid(embedded, codecs):
 
 
 def test_the_plain_xarray_reads_it_without_a_warning(embedded, recwarn):
-    target, _ = embedded
+    target, one = embedded
     found = xr.open_zarr(target)["embedding"]
+    assert found.rio.crs == one.rio.crs
     assert np.isfinite(found[0, 10, 5].to_numpy()).all()
     assert [str(one.message) for one in recwarn] == []
 
@@ -307,6 +311,32 @@ def test_the_same_request_is_not_made_again_and_another_is_refused(embedded, cod
             embed_scene(codecs / "lambda-300", one, target, **other)
     with pytest.raises(RequestError):
         embed_scene(codecs / "lambda-1", one, target, **how)
+
+
+def test_what_is_not_there_is_told(codecs, tmp_path):
+    one = scene(64, 64, 3)
+    one["reflectance"][:] = np.nan
+    size = embed_scene(codecs / "lambda-1", one, tmp_path / "a.zarr", scale=1, progress=False)
+    assert "0 tokens of 192 channels: no token has data" in size.told()
+    big = scene(64, 64, 3)
+    big["reflectance"][0, 0, :8, :8] = 1e30
+    size = embed_scene(codecs / "lambda-1", big, tmp_path / "b.zarr", scale=1, progress=False)
+    assert "The model gave no number for" in size.told().splitlines()[1]
+
+
+def test_a_codec_of_a_checkpoint_is_loaded_again(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    masked, _ = open_base("mae_demo")
+    monkeypatch.chdir(tmp_path)
+    save_file({k: v.contiguous() for k, v in masked.state_dict().items()}, "mine.safetensors")
+    base, said = open_base("mae_demo", "mine.safetensors")
+    assert said["weights"] == str(tmp_path / "mine.safetensors")
+    model = CompressedMAE.of(base)
+    save_codec(model, "codec", {"base": said, "lambda": 3.0})
+    monkeypatch.chdir("/")
+    again = load_codec(tmp_path / "codec")
+    assert torch.equal(again.model.encoder.norm.weight, model.encoder.norm.weight)
 
 
 def test_bad_targets_are_refused(embedded, codecs, tmp_path):

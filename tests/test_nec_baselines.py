@@ -12,7 +12,7 @@ from rasterio.io import MemoryFile
 
 from geowb.errors import CorruptStream, DataError, RequestError
 from geowb.nec import sending
-from geowb.nec.baselines import Uniform, from_jpeg2000, jpeg2000, packed, unpacked
+from geowb.nec.baselines import Uniform, coded, from_jpeg2000, jpeg2000, packed, unpacked
 
 RNG = np.random.default_rng(0)
 
@@ -80,6 +80,18 @@ def test_jpeg2000_is_no_worse_than_what_gdal_does_by_itself():
         usual = file.read()
     ours = jpeg2000(image, len(usual))
     assert rmse(from_jpeg2000(ours), image) < 0.7 * rmse(from_jpeg2000(usual), image)
+
+
+def test_a_large_budget_takes_the_best_there_is():
+    rows, columns = np.mgrid[:64, :64] / 64
+    image = 3000 + 900 * np.stack([np.sin(5 * rows), np.cos(7 * columns), rows * columns])
+    image = image.round().astype("uint16")
+    sizes = [3000, 8192, 13312, 20000]
+    made = [jpeg2000(image, size) for size in sizes]
+    errors = [rmse(from_jpeg2000(stream), image) for stream in made]
+    assert all(len(stream) <= size for stream, size in zip(made, sizes, strict=True))
+    assert errors == sorted(errors, reverse=True)
+    assert made[-1] == coded(image, 100)
 
 
 def test_jpeg2000_refuses_what_it_cannot_do():

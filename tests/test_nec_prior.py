@@ -28,6 +28,17 @@ def fitted() -> tuple[FactorizedPrior, torch.Tensor]:
     return prior, values
 
 
+def test_fitting_follows_its_seed_and_nothing_else(fitted):
+    tables = []
+    for seed, before in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(before)
+        prior = FactorizedPrior(4, init_scale=4)
+        fit_prior(prior, fitted[1], steps=20, seed=seed)
+        tables.append(prior.tables())
+    assert tables[0] == tables[1]
+    assert tables[0] != tables[2]
+
+
 def test_likelihoods_are_those_of_compressai():
     """Parameters and likelihoods of an ``EntropyBottleneck`` of version 1.2.6."""
     state = {key: torch.tensor(value) for key, value in FACTS["state"].items()}

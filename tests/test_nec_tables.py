@@ -292,6 +292,9 @@ def test_counted_tables_are_near_the_entropy_of_the_values():
     assert tables.information(values) / values.size == pytest.approx(np.log2(7), abs=2e-3)
     with pytest.raises(DataError, match="no values"):
         Tables.fit(np.zeros((0, 4)))
+    for steps in (0, -1.0, np.nan, np.ones(5)):
+        with pytest.raises(DataError, match="one above 0, or 4, one a channel"):
+            Tables.fit(np.zeros((9, 4)), steps=steps)
 
 
 def test_packed_tables_come_back_the_same(tables):

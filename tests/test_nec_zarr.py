@@ -17,7 +17,7 @@ import rioxarray  # noqa: F401 - gives .rio
 import xarray as xr
 import zarr
 
-from geowb.errors import CorruptStream, DataError
+from geowb.errors import CorruptStream, DataError, RequestError
 from geowb.nec import FactorizedPriorCodec, Tables, open_embeddings, store_size
 
 SHAPE = (2, 40, 70, 24)
@@ -229,6 +229,12 @@ def test_what_cannot_be_opened_is_told(tmp_path, store):
     with pytest.raises(DataError, match="There is no"):
         open_embeddings(tmp_path / "nothing.zarr")
     (tmp_path / "empty.zarr").mkdir()
+    whole = zipped(store[0], tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cannot be opened .* zarr.json lies at the top"):
+        open_embeddings(tmp_path / "cut.zip")
+    with pytest.raises(RequestError, match=f"it takes {len(whole):,} bytes"):
+        store_size(tmp_path / "whole.zip")
     with pytest.raises(DataError, match="cannot be opened"):
         open_embeddings(tmp_path / "empty.zarr")
     with pytest.raises(DataError, match="no variable 'agb'"):

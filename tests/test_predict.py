@@ -117,7 +117,8 @@ def test_positions_beyond_a_side_are_mirrored_as_numpy_does():
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "blend"), [(0, 0, 0), (8, 9, 0), (8, 4, 5), (8, 5, 4), (8, -1, 0)]
+    ("tile", "overlap", "blend"),
+    [(0, 0, 0), (8, 8, 0), (8, 9, 0), (8, 4, 5), (8, 5, 4), (8, -1, 0)],
 )
 def test_tiles_that_cannot_be_are_refused_with_their_numbers(tile, overlap, blend):
     with pytest.raises(RequestError, match=f"tile {tile}, overlap {overlap}, blend {blend}"):

@@ -406,11 +406,11 @@ def test_a_variable_of_a_netcdf_is_a_source_and_a_map(tmp_path, values):
     assert np.allclose(found.values, truth(values), rtol=1e-6)
 
 
-def damaged(tmp_path):
-    """A file with one block in its middle that cannot be decoded."""
+def damaged(tmp_path, block="1_1"):
+    """A file with one block that cannot be decoded."""
     file = raster(tmp_path / "bad.tif", counts(192, 192), compress="deflate", interleave="pixel")
     with rasterio.open(file) as found:
-        at = int(found.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+        at = int(found.get_tag_item(f"BLOCK_OFFSET_{block}", "TIFF", bidx=1))
     with file.open("r+b") as raw:
         raw.seek(at)
         raw.write(b"\xff" * 200)
@@ -436,6 +436,29 @@ def test_a_block_that_cannot_be_read_fails_or_is_no_data_and_told(tmp_path, thre
     again = predict_scene(Pixelwise(), file, tmp_path / "map.tif", unreadable="nodata", **HOW)
     assert (again.seconds, again.damages, again.told()) == (0.0, made.damages, made.told())
     assert np.allclose(found.values[~gone], truth(counts(192, 192))[~gone], rtol=1e-6)
+
+
+def test_the_first_block_may_be_the_one_that_cannot_be_read(tmp_path):
+    file = damaged(tmp_path, "0_0")
+    made = predict_scene(Pixelwise(), file, tmp_path / "map.tif", unreadable="nodata", **HOW)
+    assert [damage[:5] for damage in made.damages] == [("bad.tif", 0, 64, 0, 64)]
+    assert np.isnan(made.open().values).sum() == 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        *(({"scale": scale}, "scale is .*: values are multiplied") for scale in (0, -1, np.nan)),
+        ({"tile": 64, "overlap": 64}, "overlap is 64: .* fewer than a tile has, 64"),
+        ({"tile": 64, "overlap": 500}, "overlap is 500: .* fewer than a tile has, 64"),
+        ({"tile": 64, "overlap": -8}, "overlap is -8"),
+    ],
+)
+def test_numbers_that_make_no_map_are_refused(tmp_path, how, told):
+    file = raster(tmp_path / "a.tif", counts(96, 96))
+    with pytest.raises(RequestError, match=told):
+        predict_scene(Pixelwise(), file, tmp_path / "map.tif", **{**HOW, **how})
+    assert [one.name for one in tmp_path.iterdir()] == ["a.tif"]
 
 
 # --- kills, disks, memory -----------------------------------------------------------------------

@@ -149,9 +149,10 @@ def check_folds(value: int) -> list[str]:
     """Say so if a cross-validation has one fold, which leaves nothing to train on.
 
     >>> check_folds(1)
-    ['It takes 2 folds or more, or 0 for one split; it is 1.']
+    ['folds is 1: a cross-validation has 2 or more, and 0 makes one split.']
     """
-    return ["It takes 2 folds or more, or 0 for one split; it is 1."] if value == 1 else []
+    told = "folds is 1: a cross-validation has 2 or more, and 0 makes one split."
+    return [told] if value == 1 else []
 
 
 def opening(study: Study, profile: str | None) -> list[str]:

@@ -144,7 +144,12 @@ def embed(
         ),
     ],
     codec: Annotated[
-        Path, typer.Option(metavar="DIR", help="A codec, as `geowb adapt` leaves it.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="A codec: the folder that `geowb adapt` left, or one that comes with geowb, "
+            "mae_demo/lambda-X with X 1, 1.7, 4, 20, 100 or 600.",
+        ),
     ],
     weights: Annotated[
         str,

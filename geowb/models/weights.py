@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from geowb.models.masked import MaskedModel
     from geowb.models.wrapper import PixelModel
 
-__all__ = ["fit_state", "load_masked_weights", "load_weights", "read_checkpoint"]
+__all__ = ["fetch", "fit_state", "load_masked_weights", "load_weights", "read_checkpoint"]
 
 #: Tensors that a Prithvi makes for itself, and those that only geowb's files have.
 _MADE = r"pos_embed$|^(mean|std)$"
@@ -47,7 +47,7 @@ def load_weights(
         If names or shapes do not fit; nothing is loaded then.
     """
     name = model.card["name"]
-    path = _fetch(weights, name)
+    path = fetch(weights, name)
     label = f"geowb's own {name}" if weights == "pretrained" else path.name
     origin = f"{weights if weights.startswith('hf://') else label}, sha256 {sha256(path)[:16]}"
     state, card = read_checkpoint(path), read_card(path)
@@ -96,7 +96,7 @@ def load_masked_weights(
         If names, shapes or bands do not fit, or there is no decoder; nothing is loaded then.
     """
     name = model.card["name"]
-    path = _fetch(weights, name)
+    path = fetch(weights, name)
     state, card = read_checkpoint(path), read_card(path)
     if problems := misfits(path, {k: tuple(v.shape) for k, v in state.items()}, name, card):
         raise WeightsMismatch(problems[0])
@@ -280,7 +280,12 @@ def _input_bands(
     return {**state, key: picked.flatten(1, 2)}
 
 
-def _fetch(weights: str, model: str) -> Path:
+def fetch(weights: str, model: str) -> Path:
+    """Find the file of weights on this machine; those of the hub are downloaded once.
+
+    >>> fetch("pretrained", "prithvi_demo").name
+    'model.safetensors'
+    """
     place = locate(weights, model)
     if isinstance(place, Path):
         return place

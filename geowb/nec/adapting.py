@@ -21,23 +21,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geowb.errors import RequestError
+from geowb.errors import RequestError, did_you_mean
 from geowb.locks import held
+from geowb.models.checks import check_accelerator
 from geowb.nec.codecs import open_base
 from geowb.nec.making import Adaptation, Making
 from geowb.pretrain.archive import write_archive
 from geowb.pretrain.recipes import Recipe
 from geowb.pretrain.recipes import recipe as standard
 from geowb.pretrain.sampling import Sampling
+from geowb.tasks import check_workers
 from geowb.workfolders import WorkFolder
 
 __all__ = ["SHARE", "Adaptation", "adapt"]
 
-#: Most steps to one of the pretraining: 20 of 1,600 epochs, in batches of half the size.
+#: Most steps to one of the pretraining: the paper's are 20 of 1,600 epochs, in batches of half the
+#: size. It is a bound of steps, not of images: batches may be of another size than in pretraining.
 SHARE = 0.025
 #: What adapting makes in its folder, and what a process that was killed may have left there.
 _WORK = WorkFolder(
@@ -75,7 +78,8 @@ def adapt(
         What a unit of mean square error is worth, in bits per element; a larger one gives a better
         and larger embedding.
     steps
-        Iterations; by default, and at most, 2.5 % of those that the encoder was pretrained with.
+        Iterations; by default, and at most, 2.5 % of those that the encoder was pretrained with,
+        where its file says how many these were.
     sampling
         Fields of `geowb.pretrain.Sampling` that are not as in the pretraining; size, dates and
         bands are the model's.
@@ -94,11 +98,15 @@ def adapt(
     """
     lambdas = [float(one) for one in lambdas]
     if not lambdas or len(set(lambdas)) < len(lambdas) or not all(0 < x < 1e15 for x in lambdas):
-        raise RequestError(f"lambdas are numbers above 0, each once; there are {lambdas}.")
+        raise RequestError(f"lambdas are {lambdas}: numbers above 0 and below 1e15, each once.")
+    check_workers(workers)
+    if problems := check_accelerator(accelerator):
+        raise RequestError(problems[0])
     model, said = open_base(base, weights)
     how = Adaptation(_steps(steps, model.card, str(base)), **values)
-    folder = Path(folder)
+    folder = Path(folder).expanduser().absolute()
     recipe = _recipe(model.card, how, sampling)
+    recipe.sampling.scenes()  # refuses what is not in the catalog
     asked = {"base": said, "adaptation": asdict(how), "sampling": recipe.sampling.to_dict()}
     with held(folder.with_name(f".{folder.name}.lock")) as mine:
         if not mine:
@@ -140,6 +148,11 @@ def _recipe(card: dict[str, Any], how: Adaptation, changes: Mapping[str, Any] | 
     """Chips and masks as in the pretraining; no more chips than are seen, and no gains."""
     trained = card.get("training", {}).get("recipe")
     chips = Sampling(**trained["sampling"]) if trained else standard(card["name"]).sampling
+    if unknown := sorted((changes or {}).keys() - {field.name for field in fields(Sampling)}):
+        raise RequestError(
+            f"sampling has no '{unknown[0]}'. "
+            f"{did_you_mean(unknown[0], [field.name for field in fields(Sampling)])}"
+        )
     own = {"size": card["size"], "frames": card["frames"], "bands": card["bands"]}
     found = replace(
         standard(card["name"]),

@@ -23,6 +23,8 @@ __all__ = ["Uniform", "coded", "from_jpeg2000", "jpeg2000", "packed", "quality_f
 _OPENJPEG = {"driver": "JP2OpenJPEG", "REVERSIBLE": "NO", "CODEC": "J2K"}
 #: Codings in the search of a quality, and how full the bytes are then to be.
 _TRIES, _CLOSE = 10, 0.97
+#: OpenJPEG's best quality, per cent; what lies beyond GDAL takes for its own choice.
+_BEST = 100.0
 
 
 def packed(values: np.ndarray) -> bytes:
@@ -90,7 +92,9 @@ def quality_for(image: np.ndarray, size: int) -> float:
         raise RequestError(
             f"JPEG 2000 takes (bands, y, x) of uint8 or uint16, not {image.dtype} {image.shape}."
         )
-    low, high, quality = 0.0, np.inf, 100 * size / image.nbytes
+    if len(coded(image, _BEST)) <= size:
+        return _BEST
+    low, high, quality = 0.0, _BEST, 100 * size / image.nbytes
     for _ in range(_TRIES):
         taken = len(coded(image, quality))
         if taken <= size:
@@ -101,7 +105,7 @@ def quality_for(image: np.ndarray, size: int) -> float:
             high = quality
         quality *= size / taken
         if not low < quality < high:  # the size is no smooth function of it
-            quality = (low + high) / 2 if np.isfinite(high) else 1.1 * low
+            quality = 1.1 * low if 1.1 * low < high == _BEST else (low + high) / 2
     if not low:
         smallest = len(coded(image, 1e-3))
         if smallest > size:

@@ -86,12 +86,14 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
     from geowb.models.mae import MaskedPrithvi
     from geowb.models.masked import build_masked
     from geowb.models.registry import SHIPPED, spec
+    from geowb.models.weights import fetch
 
     text = str(base)
     if weights:
         found = spec(text)
         how = {"bands": found.bands, "frames": found.encoder.get("num_frames", 1)}
-        model, file, kept = build_masked(text, weights=weights, **how), weights, weights
+        model, file = build_masked(text, weights=weights, **how), fetch(weights, text)
+        kept = weights if weights.startswith("hf://") else str(file.absolute())
     else:
         file = _encoder_file(text)
         if not file.is_file():
@@ -105,8 +107,7 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
         )
     keys = ("name", "bands", "frames", "size", "unit", "mask_ratio", "mean", "std", "seed")
     said = {key: model.card[key] for key in keys}
-    digest = sha256(Path(file)) if Path(file).is_file() else ""
-    return model.eval(), {**said, "weights": kept, "sha256": digest}
+    return model.eval(), {**said, "weights": kept, "sha256": sha256(file)}
 
 
 def _encoder_file(name: str) -> Path:
@@ -149,7 +150,8 @@ def save_codec(
     tables
         By default those of the model's prior.
     dtype
-        ``"float16"`` halves the file. The tables are then those of the rounded weights.
+        ``"float16"`` halves the file: its weights are rounded to 11 bits. The tables, and the codec
+        that is given back, are of the weights in memory.
 
     Raises
     ------
@@ -194,10 +196,13 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """
     file = _folder(folder) / "codec.json"
     if not file.is_file():
+        places = [SHIPPED / folder, (SHIPPED / folder).parent, Path(folder), Path(folder).parent]
+        near = [one for place in places for one in sorted(place.glob("*/codec.json"))]
+        near = [str(one.parent).removeprefix(f"{SHIPPED}/") for one in near[:10]]
+        known = f"; there are {', '.join(near)}" if near else ", such as mae_demo/lambda-4"
         raise RequestError(
             f"There is no codec in {folder}: it is a folder with codec.json, codec.safetensors and "
-            "tables.bin, which `geowb adapt` leaves; or one that comes with geowb, such as "
-            "mae_demo/lambda-4."
+            f"tables.bin, which `geowb adapt` leaves, or one that comes with geowb{known}."
         )
     try:
         card = json.loads(file.read_text("utf-8"))
@@ -217,7 +222,7 @@ def _folder(place: str | Path) -> Path:
     place = Path(place)
     if not place.exists() and not place.is_absolute() and (SHIPPED / place).is_dir():
         return SHIPPED / place
-    return place if place.is_dir() else place.parent
+    return place.parent if place.name == "codec.json" else place
 
 
 def codec_folders(place: str | Path, lambdas: Sequence[float] = ()) -> list[Path]:
@@ -375,17 +380,23 @@ def load_codecs(
 
 def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel:
     place = weights or base["weights"]
-    name = base["name"] if place == "pretrained" else place
-    known = place == "pretrained" or place.startswith("hf://") or Path(place).exists()
-    if not known:
+    remote = place.startswith("hf://")
+    if not (place == "pretrained" or remote or Path(place).exists()):
+        if weights:
+            raise ModelError(f"There is no weights file {weights}, nor a folder of that name.")
         raise ModelError(
             f"The codec in {folder} changes the encoder '{base['name']}', whose weights were in "
             f"{place}, where nothing is now: say where they are (weights=..., --weights)."
         )
-    if place.startswith("hf://") or Path(place).suffix in (".pt", ".pth"):
-        model, said = open_base(base["name"], place)
+    # A model of geowb has a card beside it; any other file is a checkpoint of a known encoder.
+    file = Path(place) / "model.safetensors" if Path(place).is_dir() else Path(place)
+    own = file.name == "model.safetensors" and file.with_name("model.json").is_file()
+    if place == "pretrained":
+        model, said = open_base(base["name"])
+    elif own and not remote:
+        model, said = open_base(place)
     else:
-        model, said = open_base(name)
+        model, said = open_base(base["name"], place)
     if base["sha256"] and said["sha256"] != base["sha256"]:
         raise WeightsMismatch(
             f"The codec in {folder} changes the encoder '{base['name']}' of the file with sha256 "

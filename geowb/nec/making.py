@@ -109,7 +109,8 @@ class Making:
         with placed(self.model, accelerator) as device, torch.random.fork_rng():
             optimizer, start = self._resumed(device) or (self._begun(device), 0)
             self._train(optimizer, start, device)
-            fit_prior(self.model.prior, self._latents(device), self.how.fitting_steps)
+            latents = self._latents(device)
+            fit_prior(self.model.prior, latents, self.how.fitting_steps, self.how.seed)
             scores = self._scores(device)
         share, recipe = self.model.trained(), self.model.card.get("training", {}).get("recipe", {})
         card = {
@@ -146,7 +147,7 @@ class Making:
         width = max(1.0, 2 * float(latents.std(0).mean()))
         prior = FactorizedPrior(latents.shape[1], init_scale=width, seed=self.how.seed)
         model.prior = prior.to(device)
-        fit_prior(model.prior, latents, self.how.fitting_steps)
+        fit_prior(model.prior, latents, self.how.fitting_steps, self.how.seed)
         return self._optimizer()
 
     def _resumed(self, device: torch.device) -> tuple[torch.optim.Optimizer, int] | None:
@@ -280,13 +281,16 @@ def fit_prior(prior: FactorizedPrior, latents: torch.Tensor, steps: int, seed: i
     """Fit a prior to embeddings ``(tokens, D)`` alone; it ends in eval mode.
 
     >>> fit_prior(FactorizedPrior(4), torch.randn(100, 4), steps=2)
+
+    `seed` is that of the tokens of a step, and of the noise.
     """
     random = torch.Generator().manual_seed(seed)
     weights = [p for p in prior.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     prior.train()
-    with torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
         for _ in range(steps):
             some = torch.randint(len(latents), (min(1024, len(latents)),), generator=random)
             bits = prior(latents[some.to(latents.device)])[1].mean()

@@ -23,8 +23,8 @@ __all__ = ["WIDEST", "damaged", "laid_out", "pack", "unpack"]
 #: A table has this many symbols at most; what lies beyond is escaped.
 WIDEST = 2**16
 _MAGIC = b"GWBT\x01"
-#: Bytes that tables may have once they are unpacked.
-_LARGEST = 2**26
+#: Bytes that tables may have once they are unpacked, and channels.
+_LARGEST, _MOST = 2**26, 2**16
 
 
 def laid_out(
@@ -74,7 +74,7 @@ def damaged(error: Exception) -> CorruptStream:
 def _parts(raw: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     (channels,) = struct.unpack_from("<I", raw)
     fixed = 4 + 16 * channels
-    if not channels or len(raw) < fixed:
+    if not 0 < channels <= _MOST or len(raw) < fixed:
         raise CorruptStream("They end too early.")
     counts, medians, steps, first = (
         np.frombuffer(raw, dtype, channels, 4 + 4 * channels * at)

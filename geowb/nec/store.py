@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ class Size:
     tables: int  # in the metadata, as often as they stand there
     tokens: int  # that are there
     channels: int
+    notes: tuple[str, ...] = ()  # what a person should know of how it was made
 
     @property
     def bits_per_element(self) -> float:
@@ -42,15 +45,18 @@ class Size:
         return 8 * self.total / max(1, self.tokens * self.channels)
 
     def told(self) -> str:
-        """Say it in a sentence.
+        """Say it in a sentence, and what there is to note in a line each.
 
         >>> Size(3000, 2000, 600, 64, 192).told()
         '2.9 KiB for 64 tokens of 192 channels: 1.953 bits an element (tables 0.6 KiB)'
         """
-        return (
+        rate = f"{self.bits_per_element:.3f} bits an element"
+        size = (
             f"{self.total / 1024:,.1f} KiB for {self.tokens:,} tokens of {self.channels} channels: "
-            f"{self.bits_per_element:.3f} bits an element (tables {self.tables / 1024:,.1f} KiB)"
+            f"{rate if self.tokens else 'no token has data'} "
+            f"(tables {self.tables / 1024:,.1f} KiB)"
         )
+        return "\n".join((size, *self.notes))
 
 
 def embed_scene(
@@ -109,7 +115,7 @@ def embed_scene(
     cube = Cube(base["frames"], chunk, FactorizedPriorCodec(codec.tables), attrs)
     how = {"units": "1", **how, "output": "embedding", "cube": cube}
     made = predict_scene(codec.model, source, target, **how)
-    return store_size(made.file)
+    return replace(store_size(made.file), notes=tuple(made.told()))
 
 
 def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
@@ -130,7 +136,7 @@ def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
     Raises
     ------
     DataError
-        If there is no such store or variable.
+        If there is no such store or variable, or it cannot be reached.
     CorruptStream
         If its tables are damaged; when values are read, if their chunk is.
     """
@@ -141,18 +147,20 @@ def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
     from geowb.nec.zarrcodec import NAME
 
     place: Any = store
-    if isinstance(store, (str, Path)):
-        text = str(store)
-        if "://" not in text and not Path(text).exists():
-            raise DataError(f"There is no {text}: embeddings are a folder or a zip of Zarr.")
-        if text.endswith(".zip") and "://" not in text:
-            place = zarr.storage.ZipStore(text, mode="r")
+    text = str(store) if isinstance(store, (str, Path)) else "://"
+    if "://" not in text and not Path(text).exists():
+        raise DataError(f"There is no {text}: embeddings are a folder or a zip of Zarr.")
     try:
+        if "://" not in text and text.endswith(".zip"):
+            place = zarr.storage.ZipStore(text, mode="r")
         whole = zarr.open_group(place, mode="r").metadata.consolidated_metadata is not None
         data = xr.open_zarr(place, decode_coords="all", consolidated=whole)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, ImportError, zipfile.BadZipFile) as error:
         told = " ".join(str(error).split())[:200]
-        raise DataError(f"{store} cannot be opened as a Zarr of embeddings: {told}") from error
+        hint = " In a zip zarr.json lies at the top." if text.endswith(".zip") else ""
+        raise DataError(
+            f"{store} cannot be opened as a Zarr of embeddings: {told}.{hint}"
+        ) from error
     if variable not in data:
         raise DataError(
             f"{store} has no variable '{variable}'; it has {', '.join(map(str, data)) or 'none'}."
@@ -166,8 +174,20 @@ def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
 
 
 def store_size(folder: str | Path, variable: str = "embedding") -> Size:
-    """Count the bytes of a store on this machine, tables and metadata included."""
+    """Count the bytes of a store, a folder on this machine, tables and metadata included.
+
+    >>> store_size("scene.zarr").told()  # doctest: +SKIP
+
+    Raises
+    ------
+    RequestError
+        If it is no folder: the size of a zip is that of the file.
+    DataError, CorruptStream
+        As `open_embeddings`.
+    """
     folder = Path(folder)
+    if folder.is_file():
+        raise RequestError(f"{folder} is a file: it takes {folder.stat().st_size:,} bytes.")
     found = open_embeddings(folder, variable=variable)
     sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
     packed = json.dumps(found.encoding["serializer"].to_dict()["configuration"]["tables"])
@@ -175,6 +195,7 @@ def store_size(folder: str | Path, variable: str = "embedding") -> Size:
     copies = sum(file.read_text("utf-8").count(packed) for file in metadata)
     chunks = [file for file in sizes if (folder / variable / "c") in file.parents]
     tables = found.encoding["serializer"].tables
-    there = sum(tables.count(file.read_bytes()) for file in chunks)
+    most = math.prod(found.encoding["chunks"])
+    there = sum(tables.count(file.read_bytes(), limit=most) for file in chunks)
     streams = sum(sizes[file] for file in chunks)
     return Size(sum(sizes.values()), streams, copies * len(packed), there, found.sizes["channel"])

@@ -152,13 +152,16 @@ class Tables:
         Raises
         ------
         DataError
-            For no values at all, NaN in some channels, infinite values.
+            For no values at all, NaN in some channels, infinite values; steps that are not above 0,
+            or not one a channel.
         """
         tokens, _ = _tokens(values, missing=True)
         if not tokens.size:
             raise DataError("There are no values to make tables of.")
-        medians = np.median(tokens, axis=0).astype(np.float32)
-        steps = np.broadcast_to(np.asarray(steps, np.float32), medians.shape)
+        medians, steps = np.median(tokens, axis=0).astype(np.float32), np.asarray(steps, np.float32)
+        if steps.shape not in ((), medians.shape) or not (steps > 0).all():
+            raise DataError(f"steps are {steps}: one above 0, or {len(medians)}, one a channel.")
+        steps = np.broadcast_to(steps, medians.shape)
         symbols = _symbols(tokens, medians, steps)
         half = WIDEST // 2 - 1
         probabilities, first = [], []

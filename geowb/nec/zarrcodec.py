@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -62,7 +61,7 @@ class FactorizedPriorCodec(ArrayBytesCodec):
             raise CorruptStream(f"The configuration of the codec '{NAME}' has no tables.")
         try:
             packed = base64.b64decode(held["tables"], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, and what is not ASCII
             raise CorruptStream(
                 f"The tables of the codec '{NAME}' are damaged: {error}."
             ) from error
@@ -98,7 +97,8 @@ class FactorizedPriorCodec(ArrayBytesCodec):
         if shape[-1:] != (channels,) or chunk[-1:] != (channels,):
             raise DataError(
                 f"The codec '{NAME}' has tables of {channels} channels, which come last and in one "
-                f"chunk; the array is {shape}, in chunks of {chunk}."
+                f"chunk; the array is {shape}, in chunks of {chunk}. To save what was made of "
+                "embeddings, without this codec: xarray's drop_encoding() before to_zarr."
             )
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:

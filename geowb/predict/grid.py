@@ -44,6 +44,8 @@ class Axis:
         told = f"tile {self.tile}, overlap {self.overlap}, blend {self.blend}"
         if self.tile < 1 or self.overlap < 0 or self.blend < 0:
             raise RequestError(f"{told}: a tile has 1 pixel or more, the others 0 or more.")
+        if self.overlap == self.tile:
+            raise RequestError(f"{told}: tiles that share all of their pixels never end.")
         if self.blend > self.overlap or self.overlap + self.blend > self.tile:
             raise RequestError(
                 f"{told}: blend is at most the overlap, and both together at most the tile, "

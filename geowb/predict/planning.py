@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ def prepared(
     _check_choice("missing", missing, ("all", "any"))
     _check_choice("unreadable", unreadable, ("fail", "nodata"))
     _check_choice("precision", precision, ("auto", "32", "bf16"))
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise RequestError(f"scale is {scale:g}: values are multiplied by a number above 0.")
     card = getattr(model, "card", {})
     opening = {"frames": card.get("frames", 1), "wanted": card.get("bands", ()), **opening}
     scene = open_scene(source, scale=scale, **opening)
@@ -98,8 +101,14 @@ def _grid(
 ) -> Grid:
     scale = outputs.scale
     overlap = tile // 4 // scale * scale if overlap is None else overlap
+    if not 0 <= overlap < tile:
+        raise RequestError(
+            f"overlap is {overlap}: two tiles share 0 pixels or more, and fewer than a tile has, "
+            f"{tile}."
+        )
     if blend is None:  # tokens of two tiles are not one another's mean
-        blend = 0 if outputs.wanted[0].name == "embedding" else overlap // 2 // scale * scale
+        fading = min(overlap // 2, tile - overlap) // scale * scale
+        blend = 0 if outputs.wanted[0].name == "embedding" else fading
     for name, value in (("overlap", overlap), ("blend", blend)):
         if value % scale:
             raise RequestError(

@@ -129,7 +129,7 @@ class Scene:
         """Read a window that may reach beyond the scene, where it is mirrored."""
         rows = reflected(top, bottom, self.shape[0])
         cols = reflected(left, right, self.shape[1])
-        y, x = slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1)
+        y, x = (slice(int(at.min()), int(at.max()) + 1) for at in (rows, cols))
         values, gaps = self._read(y, x, self._read_plane)
         if len(rows) != y.stop - y.start or rows[0] != y.start:
             values = values[:, :, rows - y.start]

@@ -227,6 +227,7 @@ def write_zarr(
     for output in outputs:
         variable = data[output.name]
         variable.encoding["_FillValue"] = variable.attrs.pop("_FillValue")
+        variable.encoding["coordinates"] = data.rio.grid_mapping  # kept by who selects the variable
         if cube := output.cube:
             sizes = (1, cube.chunk, cube.chunk, variable.sizes["channel"])
             variable.encoding["chunks"] = sizes
