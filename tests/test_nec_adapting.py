@@ -15,7 +15,7 @@ from scenes import scene
 
 from geowb import cli
 from geowb.errors import CorruptStream, ModelError, RequestError, WeightsMismatch
-from geowb.models import load
+from geowb.models import load, weights
 from geowb.models.masked import build_masked
 from geowb.models.registry import SHIPPED
 from geowb.nec import (
@@ -27,7 +27,7 @@ from geowb.nec import (
     making,
     open_embeddings,
 )
-from geowb.nec.codecs import check_codecs, open_base, save_codec
+from geowb.nec.codecs import check_codecs, load_codecs, open_base, save_codec
 
 CATALOG = """\
 meta: {name: tiny}
@@ -328,6 +328,9 @@ def test_a_codec_of_a_checkpoint_is_loaded_again(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     masked, _ = open_base("mae_demo")
+    frozen = masked.encoder.blocks[0].norm1.weight
+    with torch.no_grad():
+        frozen += 1
     monkeypatch.chdir(tmp_path)
     save_file({k: v.contiguous() for k, v in masked.state_dict().items()}, "mine.safetensors")
     base, said = open_base("mae_demo", "mine.safetensors")
@@ -336,7 +339,25 @@ def test_a_codec_of_a_checkpoint_is_loaded_again(tmp_path, monkeypatch):
     save_codec(model, "codec", {"base": said, "lambda": 3.0})
     monkeypatch.chdir("/")
     again = load_codec(tmp_path / "codec")
-    assert torch.equal(again.model.encoder.norm.weight, model.encoder.norm.weight)
+    assert torch.equal(again.model.encoder.blocks[0].norm1.weight, frozen)
+    assert check_codecs(str(tmp_path), model="mae_demo", weights=said["weights"]) == []
+    (problem,) = check_codecs(str(tmp_path), model="mae_demo")
+    assert "their files differ" in problem
+    # The encoder may have moved: who names it has said where it is.
+    (tmp_path / "mine.safetensors").rename(tmp_path / "moved.safetensors")
+    with pytest.raises(ModelError, match="where nothing is now"):
+        load_codec(tmp_path / "codec")
+    _, said = open_base("mae_demo", str(tmp_path / "moved.safetensors"))
+    assert list(load_codecs(tmp_path, [], said)) == ["lambda 3"]
+
+
+def test_where_weights_lie_is_kept_for_other_machines(monkeypatch):
+    assert open_base("mae_demo", "pretrained")[1]["weights"] == "pretrained"
+    shipped = SHIPPED / "mae_demo" / "model.safetensors"
+    monkeypatch.setattr(weights, "fetch", lambda *_: shipped)
+    said = open_base("mae_demo", "hf://someone/some/model.safetensors")[1]
+    assert said["weights"] == "hf://someone/some/model.safetensors"
+    assert said["sha256"] == open_base("mae_demo")[1]["sha256"]
 
 
 def test_bad_targets_are_refused(embedded, codecs, tmp_path):

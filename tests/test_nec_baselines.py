@@ -92,6 +92,11 @@ def test_a_large_budget_takes_the_best_there_is():
     assert all(len(stream) <= size for stream, size in zip(made, sizes, strict=True))
     assert errors == sorted(errors, reverse=True)
     assert made[-1] == coded(image, 100)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64)).astype("uint8")
+    assert len(coded(noise, 100)) > noise.nbytes  # nothing can be packed
+    stream = jpeg2000(noise, noise.nbytes + 50)
+    assert 0.9 * noise.nbytes < len(stream) <= noise.nbytes + 50
+    assert rmse(from_jpeg2000(stream), noise) < 5
 
 
 def test_jpeg2000_refuses_what_it_cannot_do():

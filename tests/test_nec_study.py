@@ -106,6 +106,9 @@ def test_images_of_a_set_stay_whole_and_are_averaged_down():
     assert np.allclose(made.images, means)
     assert (made.classes.tolist(), made.names, made.maps) == ([1, 0, 1], ["beach", "river"], None)
     assert cut_places({"set": data}, 64, bands=["RED"]).images.shape == (3, 1, 32, 32)
+    none = data.assign(label=("sample", np.full(4, -1)))
+    with pytest.raises(DataError, match=r"No image has a class\."):
+        cut_places({"set": none}, 16, bands=["RED"])
     with pytest.raises(DataError, match="neither a class each"):
         cut_places({"set": data.drop_vars("label")}, 16, bands=["RED"])
 
@@ -133,6 +136,9 @@ def test_squares_of_one_sample_are_in_one_fold():
     for train, test in made.folds(3, repeats=2):
         assert not set(train // 4) & set(test // 4)
         assert len(train) + len(test) == 60
+    few = replace(made, table=made.table.assign(sample=np.arange(60) // 20))
+    with pytest.raises(DataError, match="those of one sample count once"):
+        few.folds(5)
 
 
 # Heads.

@@ -452,6 +452,7 @@ def test_the_first_block_may_be_the_one_that_cannot_be_read(tmp_path):
         ({"tile": 64, "overlap": 64}, "overlap is 64: .* fewer than a tile has, 64"),
         ({"tile": 64, "overlap": 500}, "overlap is 500: .* fewer than a tile has, 64"),
         ({"tile": 64, "overlap": -8}, "overlap is -8"),
+        ({"tile": 64, "overlap": 32, "blend": 40}, "blend is 40: .* at most the overlap, 32"),
     ],
 )
 def test_numbers_that_make_no_map_are_refused(tmp_path, how, told):

@@ -148,7 +148,7 @@ class Source:
             if name not in known and values:
                 problems.append(
                     f"Entry '{self.name}' has no placeholder '{name}'. "
-                    f"{did_you_mean(name, known)} Leave it empty; it is {', '.join(values)}."
+                    f"{did_you_mean(name, known)} Leave '{name}' empty, not {', '.join(values)}."
                 )
             elif choices := self.choices(name):
                 problems += [

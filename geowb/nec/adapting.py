@@ -68,7 +68,7 @@ def adapt(
     """Make a codec for each of a list of trade-offs; the same call again goes on where it stopped.
 
     >>> adapt("mae_demo", "codecs", [1, 10, 100])  # doctest: +SKIP
-    [PosixPath('codecs/lambda-1'), PosixPath('codecs/lambda-10'), PosixPath('codecs/lambda-100')]
+    [PosixPath('/.../codecs/lambda-1'), ..., PosixPath('/.../codecs/lambda-100')]
 
     Parameters
     ----------

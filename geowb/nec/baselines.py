@@ -94,7 +94,7 @@ def quality_for(image: np.ndarray, size: int) -> float:
         )
     if len(coded(image, _BEST)) <= size:
         return _BEST
-    low, high, quality = 0.0, _BEST, 100 * size / image.nbytes
+    low, high, quality = 0.0, _BEST, min(100 * size / image.nbytes, 0.99 * _BEST)
     for _ in range(_TRIES):
         taken = len(coded(image, quality))
         if taken <= size:

@@ -33,6 +33,7 @@ __all__ = [
     "check_codecs",
     "codec_folders",
     "load_codec",
+    "load_codecs",
     "open_base",
     "read_card",
     "save_codec",
@@ -93,7 +94,8 @@ def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[st
         found = spec(text)
         how = {"bands": found.bands, "frames": found.encoder.get("num_frames", 1)}
         model, file = build_masked(text, weights=weights, **how), fetch(weights, text)
-        kept = weights if weights.startswith("hf://") else str(file.absolute())
+        named = weights == "pretrained" or weights.startswith("hf://")
+        kept = weights if named else str(file.absolute())
     else:
         file = _encoder_file(text)
         if not file.is_file():
@@ -197,6 +199,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     file = _folder(folder) / "codec.json"
     if not file.is_file():
         places = [SHIPPED / folder, (SHIPPED / folder).parent, Path(folder), Path(folder).parent]
+        places = list(dict.fromkeys(places))
         near = [one for place in places for one in sorted(place.glob("*/codec.json"))]
         near = [str(one.parent).removeprefix(f"{SHIPPED}/") for one in near[:10]]
         known = f"; there are {', '.join(near)}" if near else ", such as mae_demo/lambda-4"
@@ -285,18 +288,18 @@ def check_codecs(
         folders = codec_folders(value or model, lambdas)
     except (RequestError, ModelError) as error:
         return [str(error)]
-    file = weights or _encoder_file(model)
-    digest = sha256(Path(file)) if Path(file).is_file() else ""
+    file = Path(weights).expanduser() if weights else _encoder_file(model)
+    digest = sha256(file) if file.is_file() else ""
     for folder in folders:
         base = read_card(folder)["base"]
         if base["name"] != model and not Path(model).exists():
             return [f"The codec in {folder} is of the encoder '{base['name']}', not of '{model}'."]
-        if digest and base["sha256"] != digest:
+        if digest and base["sha256"] not in ("", digest):
             return [
                 f"The codec in {folder} is of another encoder '{base['name']}' than {file}: their "
                 "files differ. Name the encoder that it was made of."
             ]
-    if weights and "://" not in weights and not Path(weights).is_file():
+    if weights and weights != "pretrained" and "://" not in weights and not file.is_file():
         return [f"There is no weights file {weights} for the encoder '{model}'."]
     return []
 
@@ -368,9 +371,10 @@ def load_codecs(
     WeightsMismatch
         If a codec is of another encoder.
     """
-    found = [load_codec(folder, weights) for folder in codec_folders(place, lambdas)]
+    here = weights or base["weights"]  # the encoder itself, wherever the card says that it was
+    found = [load_codec(folder, here) for folder in codec_folders(place, lambdas)]
     for codec in found:
-        if codec.card["base"]["sha256"] != base["sha256"]:
+        if codec.card["base"]["sha256"] not in ("", base["sha256"]):
             raise WeightsMismatch(
                 f"The codec '{codec.name}' in {place} is of another encoder than '{base['name']}' "
                 f"with sha256 {base['sha256'][:16]}: name the encoder that it was made of."
@@ -379,7 +383,8 @@ def load_codecs(
 
 
 def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel:
-    place = weights or base["weights"]
+    place = str(Path(weights).expanduser()) if weights.startswith("~") else weights
+    place = place or base["weights"]
     remote = place.startswith("hf://")
     if not (place == "pretrained" or remote or Path(place).exists()):
         if weights:

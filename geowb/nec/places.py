@@ -74,20 +74,23 @@ class Places:
         Raises
         ------
         DataError
-            If there are fewer than two folds, or a class has fewer images than there are folds.
+            If there are fewer than two folds, or a class has fewer images (or samples that its
+            images were cut from) than there are folds.
         """
         from sklearn.model_selection import StratifiedGroupKFold
 
         if count < 2:
             raise DataError(f"{count} folds part nothing: it takes 2 or more.")
         rows = np.flatnonzero(self.classes >= 0)
-        numbers = np.bincount(self.classes[rows])
+        sample, found = pd.factorize(self.index[rows])[0], []
+        apart = np.unique(np.stack([sample, self.classes[rows]]), axis=1)
+        numbers = np.bincount(apart[1])
         if numbers[numbers > 0].min() < count:
             rarest = self.names[int(np.where(numbers > 0, numbers, numbers.max() + 1).argmin())]
             raise DataError(
-                f"The class '{rarest}' has fewer images than there are folds ({count})."
+                f"The class '{rarest}' has fewer images than there are folds ({count}); those of "
+                "one sample count once."
             )
-        sample, found = pd.factorize(self.index[rows])[0], []
         for number in range(repeats):
             drawn = np.random.RandomState([seed, number])
             parting = StratifiedGroupKFold(count, shuffle=True, random_state=drawn)
@@ -159,12 +162,13 @@ def cut_places(
         images = _smaller(images, size)
     else:
         maps = np.stack([item["label"].numpy() for item in items])
+        if maps.max() < 0:
+            raise DataError(f"No pixel has a class ({label}).")
         map_names = _names(first[label], int(maps.max()) + 1)
         classes, names = dominant(maps, len(map_names), least), map_names
     if (classes[there] < 0).all():
-        raise DataError(
-            f"No image has a class: none is covered to {100 * least:g} % by one (least {least:g})."
-        )
+        ends = "" if whole else f": none is covered to {100 * least:g} % by one (least {least:g})"
+        raise DataError(f"No image has a class{ends}.")
     made = Places(images, table, classes, names, maps, map_names)
     return _used(_of(made, np.flatnonzero(there)))
 

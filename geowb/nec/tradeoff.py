@@ -158,7 +158,7 @@ class Results:
     >>> results.points  # doctest: +SKIP
 
     Scores are shares of images (or pixels) that are right, in %; intervals are of 95 %, by
-    bootstrap over the test images, the same for all points of a task: differences are paired.
+    bootstrap over what is tested, the same draws for all points of a task: differences are paired.
 
     Parameters
     ----------

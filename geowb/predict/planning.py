@@ -109,6 +109,11 @@ def _grid(
     if blend is None:  # tokens of two tiles are not one another's mean
         fading = min(overlap // 2, tile - overlap) // scale * scale
         blend = 0 if outputs.wanted[0].name == "embedding" else fading
+    if not 0 <= blend <= min(overlap, tile - overlap):
+        raise RequestError(
+            f"blend is {blend}: it is 0 or more, at most the overlap, {overlap}, and with it no "
+            f"more than a tile has, {tile}."
+        )
     for name, value in (("overlap", overlap), ("blend", blend)):
         if value % scale:
             raise RequestError(

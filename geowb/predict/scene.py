@@ -54,7 +54,8 @@ class Prediction:
         """Sentences on what a person should know of the map."""
         lines = [f"Not readable, written as no data: {damage}" for damage in self.damages]
         if self.not_finite:
-            lines.append(f"The model gave no number for {self.not_finite:,} pixels: no data there.")
+            many = f"{self.not_finite:,} pixels of its output"
+            lines.append(f"The model gave no number for {many}: no data there.")
         return lines
 
 
