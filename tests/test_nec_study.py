@@ -355,6 +355,15 @@ def test_what_is_right_or_wrong_together_is_drawn_together():
     assert widths["scenes"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.1)
     assert widths["samples"] == widths["scenes"]
     assert widths["images"] == (pytest.approx(66.7, abs=0.1),) * 2  # no scene is of both kinds
+    # Of two scenes images are drawn, as if by_scene were not asked for.
+    mixed = pd.DataFrame([right, wrong] * 32, pd.MultiIndex.from_product([["a", "b"], range(32)]))
+    found = []
+    for by_scene in (True, False):
+        results = tradeoff.Results(raw=1000, zstd=9.0, by_scene=by_scene)
+        results.add("classes", "full", sent, mixed)
+        found.append(results.of("classes")[["low", "high"]].iloc[0].tolist())
+    assert found[0] == found[1]
+    assert 30 < found[0][0] < 45 < 55 < found[0][1] < 70
 
 
 def test_budgets_that_nothing_fits_are_an_empty_table():

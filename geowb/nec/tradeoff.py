@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from geowb.nec.sending import Sent
 
 _NEC = "nec_decoder"
+#: Of fewer scenes an interval says nothing.
+_SCENES = 3
 #: Points of the plots in the README of IBM/neural-embedding-compression (2024-10-24), read off: KiB
 #: an image, per cent. UC Merced: accuracy of scene classes, 192 KiB an image; Potsdam: overall
 #: accuracy of maps, 768 KiB. Bits of uniform quantisation are by the names of its configurations.
@@ -165,8 +167,8 @@ class Results:
     raw, zstd
         Bytes of an image as it is, and without loss.
     by_scene
-        Draw whole scenes, where many of them are tested: images of one scene are right or wrong
-        together. Otherwise images are drawn, those of one sample of a set together.
+        Draw whole scenes, where three or more are tested: images of one scene are right or wrong
+        together. Otherwise images are drawn within their scenes, those of one sample together.
     """
 
     #: What is held against: the whole encoder on the images.
@@ -191,7 +193,8 @@ class Results:
         """Take an operating point; `table` has a confusion matrix a test image."""
         key = (task, method, sent.setting)
         scene = table.index.get_level_values(0)
-        place = scene if self.by_scene else table.index.get_level_values(1)
+        whole = self.by_scene and scene.nunique() >= _SCENES
+        place = scene if whole else table.index.get_level_values(1)
         table = table.groupby([scene, place.rename("place")], sort=False).sum()
         self._tables[key] = table
         self._draws[key] = 100 * drawn(table, score="accuracy", **self._how)
