@@ -1,7 +1,9 @@
 """The study of compression: heads, judging, the trade-off, the codecs that ship, the notebook."""
 
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -238,6 +240,20 @@ def test_averages_are_those_of_all_that_was_trained_on():
     seen = sent.tokens[train].reshape(-1, 16)
     assert head.norm.running_mean.numpy() == pytest.approx(seen.mean(0), abs=1e-4)
     assert head.norm.running_var.numpy() == pytest.approx(seen.var(0, ddof=1), rel=0.02)
+
+
+def test_what_a_head_was_trained_on_is_let_go():
+    made, sent = toy()
+    sent = replace(sent, tokens=sent.tokens + 1)
+    gc.disable()  # not by the collector, which comes late
+    try:
+        held = weakref.ref(sent.tokens)
+        found = judge(sent, made, [(np.arange(40), np.arange(40, 60))], epochs=1)
+        del sent
+        assert held() is None
+        assert len(found.table) == 20
+    finally:
+        gc.enable()
 
 
 def test_a_split_without_images_to_test_is_told():

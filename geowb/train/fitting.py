@@ -291,6 +291,9 @@ def fit(
         if keep == "best" and best.best_model_path:
             held = torch.load(best.best_model_path, map_location="cpu", weights_only=False)
             module.load_state_dict(held["state_dict"], strict=False)
+        # Trainer and loops hold each other, and all data with them until they are collected, which
+        # for many trainings of one process (each of hundreds of MB) comes too late.
+        vars(trainer).clear()
     columns = ["epoch", "step", f"train_{task.score}", watched]
     history = pd.DataFrame(lines.rows, columns=columns)
     took = (learning_rate, lines.seconds, memory.mb)
