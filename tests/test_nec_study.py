@@ -378,6 +378,9 @@ def test_what_is_right_or_wrong_together_is_drawn_together():
         results = tradeoff.Results(raw=1000, zstd=9.0, by_scene=by_scene)
         results.add("classes", "full", sent, mixed)
         found.append(results.of("classes")[["low", "high"]].iloc[0].tolist())
+        results.add("classes", "nec", replace(sent, method="nec"), mixed)
+        (says,) = results.at_budgets("classes", {"a": 10.0}, {"a": 1.0})["verdict"]
+        assert says == ("cannot tell" if by_scene else "holds")
     assert found[0] == found[1]
     assert 30 < found[0][0] < 45 < 55 < found[0][1] < 70
 

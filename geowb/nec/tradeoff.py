@@ -168,7 +168,8 @@ class Results:
         Bytes of an image as it is, and without loss.
     by_scene
         Draw whole scenes, where three or more are tested: images of one scene are right or wrong
-        together. Otherwise images are drawn within their scenes, those of one sample together.
+        together. With fewer, images are drawn within their scenes, which is told, but decides
+        nothing. Without it images are drawn so, those of one sample of a set together.
     """
 
     #: What is held against: the whole encoder on the images.
@@ -185,6 +186,7 @@ class Results:
     ) -> None:
         self.raw, self.zstd, self.by_scene = raw, zstd, by_scene
         self._how = {"repeats": repeats, "seed": seed}
+        self._undecided: set[str] = set()
         self._rows: list[dict[str, Any]] = []
         self._tables: dict[tuple[str, str, str], pd.DataFrame] = {}
         self._draws: dict[tuple[str, str, str], np.ndarray] = {}
@@ -193,8 +195,9 @@ class Results:
         """Take an operating point; `table` has a confusion matrix a test image."""
         key = (task, method, sent.setting)
         scene = table.index.get_level_values(0)
-        whole = self.by_scene and scene.nunique() >= _SCENES
-        place = scene if whole else table.index.get_level_values(1)
+        few = self.by_scene and scene.nunique() < _SCENES
+        place = scene if self.by_scene and not few else table.index.get_level_values(1)
+        self._undecided |= {task} if few else set()
         table = table.groupby([scene, place.rename("place")], sort=False).sum()
         self._tables[key] = table
         self._draws[key] = 100 * drawn(table, score="accuracy", **self._how)
@@ -240,7 +243,8 @@ class Results:
         Parameters
         ----------
         allowed
-            Points that may be lost, by budget: what the verdict is about.
+            Points that may be lost, by budget: what the verdict is about. Of too few scenes it is
+            always that one cannot tell.
         """
         names = ["budget", "method", "setting", "at_most", "kib", "score"]
         names += ["lost", "low", "high", "verdict"]
@@ -251,6 +255,7 @@ class Results:
                     continue
                 lost, low, high = self.lost(task, str(method), point["setting"])
                 says = verdict(low, high, at_most=allowed[name])
+                says = "cannot tell" if task in self._undecided else says
                 row = {"budget": name, "method": method, "setting": point["setting"]}
                 row |= {"at_most": budget / 1024, "kib": point["kib"], "score": point["score"]}
                 rows.append(row | {"lost": lost, "low": low, "high": high, "verdict": says})
