@@ -28,7 +28,7 @@ from typing import Any
 from geowb.errors import RequestError, did_you_mean
 from geowb.locks import held
 from geowb.models.checks import check_accelerator
-from geowb.nec.codecs import open_base
+from geowb.nec.bases import open_base
 from geowb.nec.making import Adaptation, Making
 from geowb.pretrain.archive import write_archive
 from geowb.pretrain.recipes import Recipe

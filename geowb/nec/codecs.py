@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geowb.errors import ModelError, RequestError, WeightsMismatch
+from geowb.nec.bases import encoder_file, open_base
 from geowb.nec.tables import Tables
 from geowb.paths import sha256
 
@@ -62,77 +63,6 @@ class Codec:
     def setting(self) -> str:
         """Trade-off in words."""
         return f"lambda {self.card['lambda']:g}"
-
-
-def open_base(base: str | Path, weights: str = "") -> tuple[MaskedModel, dict[str, Any]]:
-    """Load a masked model that is to be adapted, and say which it is.
-
-    >>> open_base("prithvi_demo")[1]["weights"]
-    'pretrained'
-
-    Parameters
-    ----------
-    base
-        Name of a model that comes with geowb, folder or file of a masked model; with `weights`
-        the name of any MAE or Prithvi model.
-    weights
-        Of that model: a file, or ``hf://OWNER/REPOSITORY/FILE``.
-
-    Raises
-    ------
-    RequestError
-        If there is none, or it is no masked model with tokens.
-    """
-    from geowb.models.files import load
-    from geowb.models.mae import MaskedPrithvi
-    from geowb.models.masked import build_masked
-    from geowb.models.registry import SHIPPED, spec
-    from geowb.models.weights import fetch
-
-    text = str(base)
-    if weights:
-        found = spec(text)
-        how = {"bands": found.bands, "frames": found.encoder.get("num_frames", 1)}
-        model, file = build_masked(text, weights=weights, **how), fetch(weights, text)
-        named = weights == "pretrained" or weights.startswith("hf://")
-        kept = weights if named else str(file.absolute())
-    else:
-        file = _encoder_file(text)
-        if not file.is_file():
-            raise RequestError(_no_encoder(text))
-        shipped = file.parent.parent == SHIPPED
-        model, kept = load(file), "pretrained" if shipped else str(file.absolute())
-    if not isinstance(model, MaskedPrithvi):
-        raise RequestError(
-            f"{text} is no masked model with tokens ('{model.card['name']}'): a codec is made of a "
-            "Prithvi or an MAE that was pretrained by masking (geowb pretrain)."
-        )
-    keys = ("name", "bands", "frames", "size", "unit", "mask_ratio", "mean", "std", "seed")
-    said = {key: model.card[key] for key in keys}
-    return model.eval(), {**said, "weights": kept, "sha256": sha256(file)}
-
-
-def _encoder_file(name: str) -> Path:
-    """Model file of an encoder that comes with geowb, or of a folder; it need not be there."""
-    from geowb.models.registry import SHIPPED
-
-    shipped = SHIPPED / name / "model.safetensors"
-    file = shipped if name and shipped.is_file() else Path(name)
-    return file / "model.safetensors" if file.is_dir() else file
-
-
-def _no_encoder(name: str) -> str:
-    """Say what can be adapted, in place of what is not there."""
-    from geowb.models.registry import MODELS, SHIPPED
-
-    if name in MODELS and MODELS[name].family == "prithvi":
-        return f"No weights of {name} come with geowb: give its file (weights=..., --weights)."
-    known = sorted(one.name for one in SHIPPED.iterdir() if (one / "model.safetensors").is_file())
-    known = [one for one in known if MODELS[one].family == "prithvi"]
-    return (
-        f"There is no masked model {name}: name one that comes with geowb ({', '.join(known)}), "
-        "or the folder that `geowb pretrain` left."
-    )
 
 
 def save_codec(
@@ -288,7 +218,7 @@ def check_codecs(
         folders = codec_folders(value or model, lambdas)
     except (RequestError, ModelError) as error:
         return [str(error)]
-    file = Path(weights).expanduser() if weights else _encoder_file(model)
+    file = Path(weights).expanduser() if weights else encoder_file(model)
     digest = sha256(file) if file.is_file() else ""
     for folder in folders:
         base = read_card(folder)["base"]
