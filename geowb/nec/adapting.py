@@ -73,7 +73,7 @@ def adapt(
     Parameters
     ----------
     base, weights
-        As for `geowb.nec.open_base`.
+        As for `geowb.nec.bases.open_base`.
     lambdas
         What a unit of mean square error is worth, in bits per element; a larger one gives a better
         and larger embedding.
