@@ -11,7 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from geowb.errors import CorruptStream, DataError, RequestError
-from geowb.nec import sending
+from geowb.nec import baselines, sending
 from geowb.nec.baselines import Uniform, coded, from_jpeg2000, jpeg2000, packed, unpacked
 
 RNG = np.random.default_rng(0)
@@ -97,6 +97,17 @@ def test_a_large_budget_takes_the_best_there_is():
     stream = jpeg2000(noise, noise.nbytes + 50)
     assert 0.9 * noise.nbytes < len(stream) <= noise.nbytes + 50
     assert rmse(from_jpeg2000(stream), noise) < 5
+
+
+def test_a_step_in_the_size_is_got_over(monkeypatch):
+    """As an image of a simulated scene has one: 1,230 bytes where 1,229 are allowed, then fewer."""
+
+    def steps(image, quality):
+        return bytes(1230 if 1.2 < quality < 2 else int(900 * quality))
+
+    monkeypatch.setattr(baselines, "coded", steps)
+    found = baselines.quality_for(np.zeros((3, 128, 128), "uint16"), 1229)
+    assert 0.9 < found <= 1.2
 
 
 def test_jpeg2000_refuses_what_it_cannot_do():

@@ -23,8 +23,8 @@ __all__ = ["Uniform", "coded", "from_jpeg2000", "jpeg2000", "packed", "quality_f
 _OPENJPEG = {"driver": "JP2OpenJPEG", "REVERSIBLE": "NO", "CODEC": "J2K"}
 #: Codings in the search of a quality, and how full the bytes are then to be.
 _TRIES, _CLOSE = 10, 0.97
-#: OpenJPEG's best quality, per cent; what lies beyond GDAL takes for its own choice.
-_BEST = 100.0
+#: OpenJPEG's least and best quality, per cent; what lies beyond GDAL takes for its own choice.
+_WORST, _BEST = 1e-3, 100.0
 
 
 def packed(values: np.ndarray) -> bytes:
@@ -94,27 +94,29 @@ def quality_for(image: np.ndarray, size: int) -> float:
         )
     if len(coded(image, _BEST)) <= size:
         return _BEST
+    smallest = len(coded(image, _WORST))
+    if smallest > size:
+        raise RequestError(
+            f"JPEG 2000 of {image.shape} takes more than {size} bytes: even its smallest "
+            f"codestream has {smallest}."
+        )
     low, high, quality = 0.0, _BEST, min(100 * size / image.nbytes, 0.99 * _BEST)
-    for _ in range(_TRIES):
+    for tried in range(2 * _TRIES):
         taken = len(coded(image, quality))
         if taken <= size:
             low = quality
-            if taken > _CLOSE * size:
+            if taken > _CLOSE * size or tried >= _TRIES:
                 break
         else:
             high = quality
+        if low and tried == _TRIES - 1:
+            break
         quality *= size / taken
         if not low < quality < high:  # the size is no smooth function of it
             quality = 1.1 * low if 1.1 * low < high == _BEST else (low + high) / 2
-    if not low:
-        smallest = len(coded(image, 1e-3))
-        if smallest > size:
-            raise RequestError(
-                f"JPEG 2000 of {image.shape} takes more than {size} bytes: even its smallest "
-                f"codestream has {smallest}."
-            )
-        low = 1e-3
-    return low
+        elif tried >= _TRIES - 1:  # nor a continuous one: a step may be wider than what is over
+            quality *= 1 - 0.02 * (tried - _TRIES + 2)
+    return low or _WORST
 
 
 def coded(image: np.ndarray, quality: float) -> bytes:
