@@ -28,14 +28,29 @@ def test_the_page_of_the_four_tasks_is_made_of_the_kept_runs(page, capsys):
     assert page.PAGE.read_text() == (DOCS / "prithvi_results.md").read_text()
 
 
+def test_the_page_of_compressed_embeddings_is_made_of_the_kept_runs(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_nec_page
+
+    (tmp_path / "figures").mkdir()
+    monkeypatch.setattr(make_nec_page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(make_nec_page, "PICTURES", tmp_path / "figures")
+    make_nec_page.main()
+    for name in ("make_nec_page", "results_pages"):
+        sys.modules.pop(name, None)
+    assert (tmp_path / "page.md").read_text() == (DOCS / "nec_results.md").read_text()
+    made = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert made == {"nec_world.png", "nec_ucmerced.png"}
+
+
 def test_kept_runs_are_done_full_and_say_nothing_of_the_machine():
     runs = [run for folder in sorted((DOCS / "records").iterdir()) if folder.is_dir()
             for run in read_runs(folder)]  # fmt: skip
-    names = load_study("prithvi_tasks").parameters
-    assert runs
+    assert {run.study for run in runs} == {"prithvi_tasks", "nec_tradeoff"}
+    names = {study: load_study(study).parameters.keys() for study in {run.study for run in runs}}
     for run in runs:
         assert (run.status, run.profile) == ("done", "full")
-        assert run.parameters.keys() <= names.keys()
+        assert run.parameters.keys() <= names[run.study]
         record = json.loads((Path(run.path) / "run.json").read_text())
         assert not {"host", "cwd", "pid", "notebook", "platform"} & record.keys()
 
