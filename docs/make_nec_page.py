@@ -200,9 +200,7 @@ rounded and entropy-coded. `uniform`: that embedding in 2 to 8 bits, with zstd.
 
 
 WORLD = """Each seed has worlds of its own, none of which the encoder or the codecs have seen.
-Bars are the least and the most of the seeds. In the run of seed 2 JPEG 2000 at 1.20 KiB was written
-with too low a quality, a fault that is mended since: that point, and what is compared with
-`jpeg2000` at equal size in that seed, are not to be used."""
+Bars are the least and the most of the seeds."""
 REAL = """A part of UC Merced, by repeated cross-validation: each image is tested by a head that has
 not seen it. The codecs were made of simulated scenes; photographs are new to
 them; the encoder has not seen any either, nor are they of its resolution. Bars are 95 % intervals
