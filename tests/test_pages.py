@@ -1,5 +1,6 @@
 """Pages of results are what their scripts make of the kept records."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,14 +14,25 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
-def page(monkeypatch, tmp_path):
+def script(monkeypatch, tmp_path):
+    """Import a script of docs/, which writes its page into a folder of its own."""
     monkeypatch.syspath_prepend(str(DOCS))
-    import make_prithvi_page
+    names = ["results_pages"]
 
-    monkeypatch.setattr(make_prithvi_page, "PAGE", tmp_path / "page.md")
-    yield make_prithvi_page
-    for name in ("make_prithvi_page", "results_pages"):
+    def imported(name):
+        names.append(name)
+        found = importlib.import_module(name)
+        monkeypatch.setattr(found, "PAGE", tmp_path / "page.md")
+        return found
+
+    yield imported
+    for name in names:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def page(script):
+    return script("make_prithvi_page")
 
 
 def test_the_page_of_the_four_tasks_is_made_of_the_kept_runs(page, capsys):
@@ -28,17 +40,12 @@ def test_the_page_of_the_four_tasks_is_made_of_the_kept_runs(page, capsys):
     assert page.PAGE.read_text() == (DOCS / "prithvi_results.md").read_text()
 
 
-def test_the_page_of_compressed_embeddings_is_made_of_the_kept_runs(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(DOCS))
-    import make_nec_page
-
+def test_the_page_of_compressed_embeddings_is_made_of_the_kept_runs(script, monkeypatch, tmp_path):
+    nec = script("make_nec_page")
     (tmp_path / "figures").mkdir()
-    monkeypatch.setattr(make_nec_page, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(make_nec_page, "PICTURES", tmp_path / "figures")
-    make_nec_page.main()
-    for name in ("make_nec_page", "results_pages"):
-        sys.modules.pop(name, None)
-    assert (tmp_path / "page.md").read_text() == (DOCS / "nec_results.md").read_text()
+    monkeypatch.setattr(nec, "PICTURES", tmp_path / "figures")
+    nec.main()
+    assert nec.PAGE.read_text() == (DOCS / "nec_results.md").read_text()
     made = {file.name for file in (tmp_path / "figures").iterdir()}
     assert made == {"nec_world.png", "nec_ucmerced.png"}
 

@@ -148,11 +148,9 @@ def _recipe(card: dict[str, Any], how: Adaptation, changes: Mapping[str, Any] | 
     """Chips and masks as in the pretraining; no more chips than are seen, and no gains."""
     trained = card.get("training", {}).get("recipe")
     chips = Sampling(**trained["sampling"]) if trained else standard(card["name"]).sampling
-    if unknown := sorted((changes or {}).keys() - {field.name for field in fields(Sampling)}):
-        raise RequestError(
-            f"sampling has no '{unknown[0]}'. "
-            f"{did_you_mean(unknown[0], [field.name for field in fields(Sampling)])}"
-        )
+    known = [field.name for field in fields(Sampling)]
+    if unknown := [name for name in changes or {} if name not in known]:
+        raise RequestError(f"sampling has no '{unknown[0]}'. {did_you_mean(unknown[0], known)}")
     own = {"size": card["size"], "frames": card["frames"], "bands": card["bands"]}
     found = replace(
         standard(card["name"]),

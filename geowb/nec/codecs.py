@@ -224,7 +224,7 @@ def check_codecs(
         base = read_card(folder)["base"]
         if base["name"] != model and not Path(model).exists():
             return [f"The codec in {folder} is of the encoder '{base['name']}', not of '{model}'."]
-        if digest and base["sha256"] not in ("", digest):
+        if _differs(base, digest):
             return [
                 f"The codec in {folder} is of another encoder '{base['name']}' than {file}: their "
                 "files differ. Name the encoder that it was made of."
@@ -304,12 +304,17 @@ def load_codecs(
     here = weights or base["weights"]  # the encoder itself, wherever the card says that it was
     found = [load_codec(folder, here) for folder in codec_folders(place, lambdas)]
     for codec in found:
-        if codec.card["base"]["sha256"] not in ("", base["sha256"]):
+        if _differs(codec.card["base"], base["sha256"]):
             raise WeightsMismatch(
                 f"The codec '{codec.name}' in {place} is of another encoder than '{base['name']}' "
                 f"with sha256 {base['sha256'][:16]}: name the encoder that it was made of."
             )
     return {codec.setting: codec for codec in found}
+
+
+def _differs(base: Mapping[str, Any], digest: str) -> bool:
+    """Whether a card's encoder is of another file; not said where either has no digest."""
+    return bool(digest and base["sha256"]) and base["sha256"] != digest
 
 
 def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel:
@@ -332,7 +337,7 @@ def _base_of(base: Mapping[str, Any], folder: Path, weights: str) -> MaskedModel
         model, said = open_base(place)
     else:
         model, said = open_base(base["name"], place)
-    if base["sha256"] and said["sha256"] != base["sha256"]:
+    if _differs(base, said["sha256"]):
         raise WeightsMismatch(
             f"The codec in {folder} changes the encoder '{base['name']}' of the file with sha256 "
             f"{base['sha256'][:16]}; {place} has {said['sha256'][:16]}. With other weights the "

@@ -147,17 +147,18 @@ def open_embeddings(store: Any, *, variable: str = "embedding") -> xr.DataArray:
     from geowb.nec.zarrcodec import NAME
 
     place: Any = store
-    text = str(store) if isinstance(store, (str, Path)) else "://"
-    if "://" not in text and not Path(text).exists():
-        raise DataError(f"There is no {text}: embeddings are a folder or a zip of Zarr.")
+    local = isinstance(store, (str, Path)) and "://" not in str(store)
+    if local and not Path(store).exists():
+        raise DataError(f"There is no {store}: embeddings are a folder or a zip of Zarr.")
+    zipped = local and Path(store).suffix == ".zip"
     try:
-        if "://" not in text and text.endswith(".zip"):
-            place = zarr.storage.ZipStore(text, mode="r")
+        if zipped:
+            place = zarr.storage.ZipStore(store, mode="r")
         whole = zarr.open_group(place, mode="r").metadata.consolidated_metadata is not None
         data = xr.open_zarr(place, decode_coords="all", consolidated=whole)
     except (OSError, KeyError, ValueError, ImportError, zipfile.BadZipFile) as error:
         told = " ".join(str(error).split())[:200]
-        hint = " In a zip zarr.json lies at the top." if text.endswith(".zip") else ""
+        hint = " In a zip zarr.json lies at the top." if zipped else ""
         raise DataError(
             f"{store} cannot be opened as a Zarr of embeddings: {told}.{hint}"
         ) from error

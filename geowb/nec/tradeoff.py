@@ -197,7 +197,8 @@ class Results:
         scene = table.index.get_level_values(0)
         few = self.by_scene and scene.nunique() < _SCENES
         place = scene if self.by_scene and not few else table.index.get_level_values(1)
-        self._undecided |= {task} if few else set()
+        if few:
+            self._undecided.add(task)
         table = table.groupby([scene, place.rename("place")], sort=False).sum()
         self._tables[key] = table
         self._draws[key] = 100 * drawn(table, score="accuracy", **self._how)
