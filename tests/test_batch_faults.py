@@ -42,6 +42,10 @@ def statuses(out):
     return sorted(load_run(path).status for path in out.glob("[!.]*"))
 
 
+def finished(out):
+    return [path for path in out.glob("[!.]*") if load_run(path).status == "done"]
+
+
 def is_tidy(out):
     """Nothing is left there but run directories."""
     return [path.name for path in out.iterdir() if path.name.startswith(".")] == []
@@ -73,7 +77,7 @@ def half_way(study, out, log, *, runs=4):
 
 def test_a_killed_sweep_goes_on_where_it_was(study, out, log):
     sweep, words = half_way(study, out, log)
-    done = [path for path in out.glob("[!.]*") if load_run(path).status == "done"]
+    done = finished(out)
     assert len(done) == 2
     sweep.process.kill()
     assert sweep.has_no_process(), "its workers or kernels live on"
@@ -84,7 +88,7 @@ def test_a_killed_sweep_goes_on_where_it_was(study, out, log):
 def test_a_killed_sweep_whose_workers_are_killed_too_goes_on(study, out, log):
     """As when a machine loses its power: nobody tidies up."""
     sweep, words = half_way(study, out, log)
-    done = [path for path in out.glob("[!.]*") if load_run(path).status == "done"]
+    done = finished(out)
     for process in sweep.processes():
         process.kill()
     assert sweep.has_no_process()
@@ -131,7 +135,7 @@ def test_a_run_whose_worker_dies_again_and_again_is_given_up(study, out, log):
 
 def test_a_killed_kernel_is_a_failed_run_and_the_next_sweep_does_it(study, out, log):
     sweep, words = half_way(study, out, log)
-    done = [path for path in out.glob("[!.]*") if load_run(path).status == "done"]
+    done = finished(out)
     worker = sweep.processes("geowb.batch.worker")[0]
     worker.children()[-1].kill()
     assert until(lambda: "failed" in statuses(out))
@@ -185,7 +189,7 @@ def test_a_sweep_that_ends_while_it_starts_leaves_no_process(study, out, number)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_sweep_keeps_what_is_done(study, out, log, number, status):
     sweep, words = half_way(study, out, log)
-    done = [path for path in out.glob("[!.]*") if load_run(path).status == "done"]
+    done = finished(out)
     sweep.process.send_signal(number)
     ended, _, told = sweep.end(20)
     assert ended == status
@@ -274,9 +278,11 @@ def test_a_full_disk_fails_runs_and_loses_none(study, tmp_path, log):
         status, _, told = sweep.end()
         assert status == 1
         assert "No space left on device" in told
-        assert "2 of 4 runs are done." in told
-        done = list((disk / "runs").glob("*mode=ok*"))
-        assert [load_run(path).status for path in done] == ["done", "done"]
+        # While one run fills the disk, its neighbour may have no room either.
+        done = finished(disk / "runs")
+        assert 1 <= len(done) <= 2
+        assert all("mode=ok" in path.name for path in done)
+        assert f"{len(done)} of 4 runs are done." in told
         assert sweep.has_no_process()
         grow = ["mount", "-o", "remount,size=60m", str(disk)]
         subprocess.run(grow, check=True)
