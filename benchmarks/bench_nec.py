@@ -18,7 +18,7 @@ from compressai_run import VERSION, embedding
 from run import Row, kilobytes
 
 CHANNELS, TOKENS, REPEATS = 768, 197, 21
-WIDTH, HEIGHTS = 1024, (4096, 16384)  # of the scenes, pixels
+WIDTH, HEIGHTS = 1024, (8192, 32768)  # of the scenes, pixels; below 8192 all of it fits in buffers
 CODEC = "mae_demo/lambda-20"
 
 

@@ -22,7 +22,7 @@ def markdown(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
 
 
 def spread(values: pd.Series, form: str = "{:.1f}", most: float = float("inf")) -> str:
-    """Mean, and the value of each seed; a dash for one that is not there.
+    """Mean, and the value of each seed if there are several; a dash for one that is not there.
 
     A value above `most` stands for one that is not known, but for being larger.
     """
@@ -30,8 +30,11 @@ def spread(values: pd.Series, form: str = "{:.1f}", most: float = float("inf")) 
     each = ", ".join(
         "-" if pd.isna(value) else told[bool(value > most)].format(value) for value in values
     )
+    if values.isna().all():
+        return "-"
     least = ">" if (values > most).any() else ""
-    return f"**{least}{form.format(values.mean())}** ({each})" if values.notna().any() else "-"
+    mean = f"**{least}{form.format(values.mean())}**"
+    return mean if len(values) == 1 else f"{mean} ({each})"
 
 
 def verdicts(paper: str, folder: Path, by: str = "") -> str:
