@@ -178,16 +178,17 @@ def main(folder: Path = RECORDS) -> None:
     parts = [
         f"""# What the study of compressed embeddings shows
 
-Made by `docs/make_nec_page.py` from runs of the profile `full`, geowb {one["geowb"]}, two at a
-time on {one["cores"]} cores, one thread each.
-**Mean over the seeds** (each seed); intervals are by bootstrap over what is tested, in the world
-over whole scenes, and paired where something is compared. They do not hold the luck of a head's
-training, which is trained once a way of sending: with other starting weights and another order a
-point moved by 3 to 5 points when that was tried, now and then by more.
+Made by `docs/make_nec_page.py` from runs of the profile `full`, geowb {one["geowb"]}, on
+{one["cores"]} cores, one thread each.
+**Mean over the seeds** (each seed). Intervals of a run are by bootstrap over what is tested, in the
+world over whole scenes, and paired where something is compared: by them "says" judges each run by
+itself. Those of the paper's claims are Student's t over the seeds, and their verdicts are of all
+seeds together. None holds the luck of a head's training: with other starting weights and another
+order a point moved by 3 to 5 points when that was tried, now and then by more.
 The encoder is `mae_demo`, of {int(one["parameters"]["chip_size"])} pixels and 192 channels, and has
 seen other places of the same simulated world: the order of the ways of sending can be compared with
 the paper's, the size of the numbers cannot.
-`nec`: the codecs that come with geowb. `rounded`: the same encoder, not adapted, its embedding
+`nec`: the codecs of `mae_demo`. `rounded`: the same encoder, not adapted, its embedding
 rounded and entropy-coded. `uniform`: that embedding in 2 to 8 bits, with zstd.
 `..._decoder`: with a layer of the decoder at the receiver.
 `jpeg2000` and `full` send images, and have the whole encoder at the receiver.
@@ -199,11 +200,13 @@ rounded and entropy-coded. `uniform`: that embedding in 2 to 8 bits, with zstd.
     print(PAGE)
 
 
-WORLD = """Each seed has worlds of its own, none of which the encoder or the codecs have seen.
-Bars are the least and the most of the seeds."""
+WORLD = """Each seed has worlds of its own, none of which the encoder or the codecs have seen. The
+codecs have the tables that they come with. Bars are the least and the most of the seeds."""
 REAL = """A part of UC Merced, by repeated cross-validation: each image is tested by a head that has
 not seen it. The codecs were made of simulated scenes; photographs are new to
-them; the encoder has not seen any either, nor are they of its resolution. Bars are 95 % intervals
+them; the encoder has not seen any either, nor are they of its resolution. **Their tables were
+counted anew on these images** (`recount`), as those of `rounded` were, the tested ones included;
+with those that they come with they take two to three times as much. Bars are 95 % intervals
 over the images."""
 
 if __name__ == "__main__":
