@@ -163,6 +163,7 @@ def test_what_is_decoded_is_what_the_decoder_was_trained_for(codecs):
         ({"steps": 0}, "0 steps"),
         ({"lambdas": []}, "lambdas"),
         ({"lambdas": [1, 1]}, "each once"),
+        ({"lambdas": [1234567, 1234568]}, "six digits"),
         ({"lambdas": [-1]}, "above 0"),
         ({"learning_rate": 3.0}, "learning_rate is 3"),
         ({"stored": "int8"}, "float16"),
@@ -366,6 +367,25 @@ def test_bad_targets_are_refused(embedded, codecs, tmp_path):
         with pytest.raises(RequestError, match=told):
             embed_scene(codecs / "lambda-1", one, tmp_path / target, chunk=chunk, scale=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_coder_is_told_before_anything_is_encoded(
+    embedded, codecs, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(RequestError, match="pip install 'constriction"):
+        embed_scene(codecs / "lambda-1", embedded[1], tmp_path / "a.zarr", scale=1, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    (told,) = check_codecs(str(codecs), model="prithvi_demo")
+    assert "pip install 'constriction" in told
+
+
+def test_a_chunk_is_no_larger_than_the_scene(embedded, codecs, tmp_path):
+    target = tmp_path / "a.zarr"
+    how = {"scale": 1, "chunk": 20_000, "progress": False}
+    size = embed_scene(codecs / "lambda-300", embedded[1], target, **how)
+    assert size.tokens == 3 * (19 * 13 - 3 * 5)
+    assert open_embeddings(target).encoding["chunks"] == (1, 19, 13, 192)
 
 
 def geowb(capsys, monkeypatch, *words: object) -> tuple[int, str, str]:

@@ -16,9 +16,17 @@ import geowb
 from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
 from geowb.errors import DataError, ModelError, RequestError, WeightsMismatch
-from geowb.nec import CompressedMAE, load_codec, sending, tradeoff
+from geowb.nec import (
+    CompressedMAE,
+    FactorizedPriorCodec,
+    Tables,
+    load_codec,
+    open_embeddings,
+    sending,
+    tradeoff,
+)
 from geowb.nec.baselines import coded, from_jpeg2000, quality_for
-from geowb.nec.codecs import codec_folders, load_codecs, open_base, read_card
+from geowb.nec.codecs import check_worlds, codec_folders, load_codecs, open_base, read_card
 from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
 from geowb.nec.pictures import WAYS, at_each_rate, curves, principal_colours
@@ -57,7 +65,7 @@ def toy(count=60, classes=3, spread=0.1, seed=0):
     maps = np.repeat(np.repeat(np.arange(16).reshape(4, 4) % classes, 4, 0), 4, 1)
     maps = np.stack([(maps + label) % classes for label in labels])
     tokens[..., 1] += maps[:, ::4, ::4]
-    table = pd.DataFrame({"scene": ["a", "b"] * (count // 2), "sample": -1})
+    table = pd.DataFrame({"scene": ["a", "b"] * (count // 2), "sample": np.arange(count)})
     table = table.assign(y=np.arange(count), x=0)
     names = [f"class{k}" for k in range(classes)]
     images = np.zeros((count, 3, 16, 16), "float32")
@@ -127,7 +135,7 @@ def test_folds_test_each_image_once_a_repeat():
     assert not np.array_equal(parts[0][1], parts[5][1])
     assert not np.array_equal(parts[0][1], made.folds(5, seed=2)[0][1])
     with pytest.raises(DataError, match="fewer images than there are folds"):
-        made.folds(30)
+        made.folds(30)  # 20 images a class
     with pytest.raises(DataError, match="1 folds part nothing"):
         made.folds(1)
 
@@ -139,8 +147,14 @@ def test_squares_of_one_sample_are_in_one_fold():
         assert not set(train // 4) & set(test // 4)
         assert len(train) + len(test) == 60
     few = replace(made, table=made.table.assign(sample=np.arange(60) // 20))
-    with pytest.raises(DataError, match="those of one sample count once"):
+    with pytest.raises(DataError, match="those of one sample or scene count once"):
         few.folds(5)
+    of_scenes = replace(made, table=made.table.assign(scene=[f"{n // 10}" for n in range(60)]))
+    of_scenes.table["sample"] = -1  # squares of six scenes
+    for train, test in of_scenes.folds(3):
+        assert not set(train // 10) & set(test // 10)
+    with pytest.raises(DataError, match="those of one sample or scene count once"):
+        of_scenes.folds(7)
 
 
 # Heads.
@@ -280,6 +294,25 @@ def test_an_embedding_is_mapped_window_by_window():
     assert np.array_equal(made.values[16:, 32:], head(window).argmax(1)[0].numpy())
     with pytest.raises(DataError, match="a window has 20"):
         map_embedding(head, cube, tokens=20, unit=4)
+    with pytest.raises(DataError, match=r"no coordinates x and y.*turned"):
+        map_embedding(head, cube.drop_vars(("x", "y")), tokens=8, unit=4)
+
+
+def test_a_chunk_is_decoded_once_for_a_row_of_windows(tmp_path, monkeypatch):
+    tables = Tables.fit(RNG.normal(size=(100, 5)))
+    values = RNG.normal(size=(1, 16, 64, 5)).astype("float32")
+    coords = {"y": -40.0 * np.arange(16), "x": 40.0 * np.arange(64)}
+    cube = xr.Dataset({"embedding": (("time", "y", "x", "channel"), values)}, coords)
+    coded_by = {"serializer": FactorizedPriorCodec(tables), "compressors": (), "filters": ()}
+    cube["embedding"].encoding.update(coded_by | {"chunks": (1, 16, 32, 5)})
+    cube.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    decoded, real = [], Tables.decode
+    monkeypatch.setattr(
+        Tables, "decode", lambda self, *a, **k: decoded.append(1) or real(self, *a, **k)
+    )
+    head = MapHead(5, 3, size=32, width=4, head=4).eval()
+    map_embedding(head, open_embeddings(tmp_path / "a.zarr"), tokens=8, unit=4)
+    assert len(decoded) == 2 * 2  # two chunks, two rows of eight windows
 
 
 def test_operations_are_counted_as_by_hand(base):
@@ -371,18 +404,27 @@ def test_what_is_right_or_wrong_together_is_drawn_together():
     assert widths["scenes"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.1)
     assert widths["samples"] == widths["scenes"]
     assert widths["images"] == (pytest.approx(66.7, abs=0.1),) * 2  # no scene is of both kinds
-    # Of two scenes images are drawn, as if by_scene were not asked for.
-    mixed = pd.DataFrame([right, wrong] * 32, pd.MultiIndex.from_product([["a", "b"], range(32)]))
+    # Of five scenes images are drawn, as if by_scene were not asked for.
+    five, six = (
+        pd.DataFrame([right, wrong] * 30, pd.MultiIndex.from_product([list(names), range(count)]))
+        for names, count in (("abcde", 12), ("abcdef", 10))
+    )
     found = []
     for by_scene in (True, False):
         results = tradeoff.Results(raw=1000, zstd=9.0, by_scene=by_scene)
-        results.add("classes", "full", sent, mixed)
+        results.add("classes", "full", sent, five)
         found.append(results.of("classes")[["low", "high"]].iloc[0].tolist())
-        results.add("classes", "nec", replace(sent, method="nec"), mixed)
+        results.add("classes", "nec", replace(sent, method="nec"), five)
         (says,) = results.at_budgets("classes", {"a": 10.0}, {"a": 1.0})["verdict"]
         assert says == ("cannot tell" if by_scene else "holds")
     assert found[0] == found[1]
     assert 30 < found[0][0] < 45 < 55 < found[0][1] < 70
+    results = tradeoff.Results(raw=1000, zstd=9.0, by_scene=True)
+    for method in ("full", "nec"):
+        results.add("classes", method, replace(sent, method=method), six)
+    assert results.at_budgets("classes", {"a": 10.0}, {"a": 1.0})["verdict"].tolist() == ["holds"]
+    with pytest.raises(RequestError, match="two operating points 'zstd' of nec"):
+        results.add("classes", "nec", replace(sent, method="nec"), six)
 
 
 def test_budgets_that_nothing_fits_are_an_empty_table():
@@ -580,6 +622,23 @@ def test_real_photographs_run_by_cross_validation(tmp_path):
     assert not any(name.startswith("overall") for name in values)
 
 
+def test_worlds_that_an_encoder_has_seen_are_refused_and_no_others(tmp_path):
+    how = {"worlds": 4, "data": "world_places", "model": "mae_demo"}
+    assert [bool(check_worlds(seed, **how)) for seed in (74, 75, 84, 85)] == [0, 1, 1, 0]
+    assert check_worlds(75, **how | {"data": "ucmerced"}) == []
+    # Codecs that were made of other worlds than their encoder.
+    codec = shutil.copytree(codec_folders("mae_demo")[0], tmp_path / "lambda-1")
+    card = json.loads((codec / "codec.json").read_text())
+    card["sampling"]["seeds"] = [7]
+    (codec / "codec.json").write_text(json.dumps(card))
+    (told,) = check_worlds(1, **how, codecs=str(tmp_path))
+    assert "the worlds 4 to 7, of which the codec in" in told
+    assert check_worlds(2, **how, codecs=str(tmp_path)) == []
+    card["sampling"]["data"] = "ucmerced"  # their seeds are no worlds
+    (codec / "codec.json").write_text(json.dumps(card))
+    assert check_worlds(1, **how, codecs=str(tmp_path)) == []
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -593,6 +652,8 @@ def test_real_photographs_run_by_cross_validation(tmp_path):
         ({"encoder": "mae_vit_b16"}, "There are no codecs in 'mae_vit_b16'"),
         ({"codecs": "nowhere"}, "There are no codecs in 'nowhere'"),
         ({"weights": "nowhere.pth"}, "There is no weights file nowhere.pth"),
+        ({"seed": 12, "worlds": 24}, "worlds 288 to 311, of which mae_demo was trained on 12"),
+        ({"seed": 84}, "worlds 336 to 339, of which mae_demo was trained on 4"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_starts(asked, told):

@@ -259,6 +259,17 @@ def test_tables_that_cannot_be_are_refused(change, told):
         Tables(**{**good, **change})
 
 
+def test_tables_that_could_not_be_read_again_are_not_made():
+    spread = np.zeros((3, 300))
+    spread[1:] = [[3], [-3]]
+    with pytest.raises(DataError, match=r"too large to be stored.*wider steps"):
+        Tables.fit(spread, steps=1e-4)
+    largest = Tables.fit(spread[:, :270], steps=1e-4)  # 60,002 weights each: 65 million bytes
+    assert Tables.from_bytes(largest.to_bytes()).sha256 == largest.sha256
+    with pytest.raises(DataError, match="65,537 channels"):
+        Tables.fit(np.zeros((1, 2**16 + 1)))
+
+
 def test_a_missing_coder_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(RequestError, match="pip install 'constriction"):

@@ -220,6 +220,18 @@ def test_what_is_no_embedding_is_refused_before_it_is_written(tmp_path):
     ):
         with pytest.raises(DataError, match=told):
             zarr.create_array({}, shape=shape, chunks=chunks, dtype=dtype, **how)
+    for dtype, channels, told in (
+        ("int16", 24, "takes float32"),
+        (">f4", 24, "takes float32"),
+        ("float32", 48, "24 channels"),
+    ):
+        store: dict[str, object] = {}
+        with pytest.raises(DataError, match=told):
+            zarr.create_array(
+                store, shape=(8, 8, channels), chunks=(4, 4, channels), shards=(8, 8, channels),
+                dtype=dtype, **how,
+            )  # fmt: skip
+        assert store == {}
     array = zarr.create_array({}, shape=(4, 24), chunks=(4, 24), dtype="float32", **how)
     with pytest.raises(DataError, match="is inf"):
         array[:] = np.inf
@@ -258,6 +270,32 @@ def test_every_byte_is_counted(store):
     packed = FactorizedPriorCodec(TABLES).to_dict()["configuration"]["tables"]
     assert size.tables == len(packed) + 2
     assert size.bits_per_element == pytest.approx(8 * size.total / (size.tokens * 24))
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"shards": (1, 48, 80, 24)},
+        {"compressors": (zarr.codecs.ZstdCodec(),)},
+        {"chunk_key_encoding": {"name": "v2", "separator": "."}},
+    ],
+    ids=lambda encoding: next(iter(encoding)),
+)
+def test_stores_that_were_written_in_other_ways_are_counted_too(tmp_path, encoding):
+    meant = write(tmp_path / "a.zarr", **encoding)
+    size = store_size(tmp_path / "a.zarr")
+    assert size.tokens == int(np.isfinite(meant[..., 0]).sum())
+    folder = tmp_path / "a.zarr" / "embedding"
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "zarr.json"]
+    assert size.streams == sum(file.stat().st_size for file in files)
+    assert size.streams > size.tokens
+
+
+def test_the_last_dim_may_have_any_name(tmp_path, store):
+    renamed = open_embeddings(store[0]).rename(channel="feature").to_dataset()
+    renamed["embedding"].encoding["fill_value"] = np.nan
+    renamed.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    assert store_size(tmp_path / "a.zarr").channels == 24
 
 
 def _chunks(values: np.ndarray) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ CHECKS = {
     "chip_size": "geowb.models.checks:check_chip_size",
     "masks": "geowb.gaps.masks:check_masks",
     "codecs": "geowb.nec.codecs:check_codecs",
+    "worlds": "geowb.nec.codecs:check_worlds",
     "folds": "geowb.batch.checks:check_folds",
     "multiple": "geowb.batch.checks:check_multiple",
 }

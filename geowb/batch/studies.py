@@ -36,7 +36,7 @@ TYPES = ("int", "float", "bool", "str", "list[str]", "list[int]", "list[float]")
 RULES = frozenset({"check", "choices", "empty", "min", "above", "max", "items", "role"})
 _ARGUMENTS = frozenset(
     {"catalog", "variables", "bands", "labels", "crs", "selection", "model", "of", "rule"}
-    | {"arms", "task", "lambdas", "weights"}
+    | {"arms", "codecs", "data", "lambdas", "task", "weights", "worlds"}
 )
 
 #: What the ``study`` entry can say: texts, and for the report lists of names.

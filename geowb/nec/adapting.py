@@ -97,8 +97,12 @@ def adapt(
         For values that cannot be, more steps than 2.5 %, a folder of other codecs.
     """
     lambdas = [float(one) for one in lambdas]
-    if not lambdas or len(set(lambdas)) < len(lambdas) or not all(0 < x < 1e15 for x in lambdas):
-        raise RequestError(f"lambdas are {lambdas}: numbers above 0 and below 1e15, each once.")
+    names = [f"lambda-{one:g}" for one in lambdas]
+    if not lambdas or len(set(names)) < len(names) or not all(0 < x < 1e15 for x in lambdas):
+        raise RequestError(
+            f"lambdas are {lambdas}: numbers above 0 and below 1e15, each once, also by the six "
+            "digits in a folder's name."
+        )
     check_workers(workers)
     if problems := check_accelerator(accelerator):
         raise RequestError(problems[0])
@@ -112,7 +116,7 @@ def adapt(
         if not mine:
             raise RequestError(f"Another process adapts in {folder}: wait until it has ended.")
         _WORK.claim(folder, asked, force=force)
-        made = [folder / f"lambda-{one:g}" for one in lambdas]
+        made = [folder / name for name in names]
         if all((one / "codec.json").is_file() for one in made):
             return made
         sampled = {"workers": workers, "progress": progress}

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geowb.errors import ModelError, RequestError, WeightsMismatch
+from geowb.errors import CatalogError, ModelError, RequestError, WeightsMismatch
 from geowb.nec.bases import encoder_file, open_base
+from geowb.nec.escapes import coding
 from geowb.nec.tables import Tables
 from geowb.paths import sha256
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Codec",
     "check_codecs",
+    "check_worlds",
     "codec_folders",
     "load_codec",
     "load_codecs",
@@ -215,6 +217,7 @@ def check_codecs(
         Of the encoder, if it is named: a file that must be there, or an address.
     """
     try:
+        coding()
         folders = codec_folders(value or model, lambdas)
     except (RequestError, ModelError) as error:
         return [str(error)]
@@ -232,6 +235,59 @@ def check_codecs(
     if weights and weights != "pretrained" and "://" not in weights and not file.is_file():
         return [f"There is no weights file {weights} for the encoder '{model}'."]
     return []
+
+
+def check_worlds(
+    value: int,
+    *,
+    worlds: int,
+    data: str,
+    model: str,
+    catalog: str = "",
+    codecs: str = "",
+    lambdas: Sequence[float] = (),
+) -> list[str]:
+    """Say so if an encoder or its codecs have seen the simulated worlds that a seed stands for.
+
+    >>> check_worlds(0, worlds=24, data="world_places", model="mae_demo")
+    []
+    >>> check_worlds(13, worlds=24, data="world_places", model="mae_demo")
+    ['The seed 13 stands for the worlds 312 to 335, of which mae_demo was trained on 24: ...']
+
+    Parameters
+    ----------
+    value
+        A seed, which stands for `worlds` worlds from ``value * worlds`` on.
+    data, catalog
+        Entry that is studied; any other than of a simulated world is always good.
+    """
+    if not _simulated(data, catalog):
+        return []
+    file = encoder_file(model).with_suffix(".json")
+    card = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    recipes = {model: card.get("training", {}).get("recipe", {}).get("sampling", {})}
+    for folder in codec_folders(codecs or model, lambdas):
+        recipes[f"the codec in {folder}"] = read_card(folder).get("sampling", {})
+    wanted, problems = range(value * worlds, (value + 1) * worlds), []
+    for name, recipe in recipes.items():
+        seen = set(wanted) & set(recipe.get("seeds", ()))
+        if seen and _simulated(recipe.get("data", ""), recipe.get("catalog", "")):
+            problems.append(
+                f"The seed {value} stands for the worlds {wanted[0]} to {wanted[-1]}, of which "
+                f"{name} was trained on {len(seen)}: what is measured there says nothing of other "
+                "places. Choose another seed."
+            )
+    return problems[:1]
+
+
+def _simulated(data: str, catalog: str) -> bool:
+    """Whether an entry, if there is one, is of the simulated world."""
+    from geowb.catalog import open_catalog
+
+    try:
+        return open_catalog(catalog or None)[data].entry.driver.name == "world"
+    except (CatalogError, KeyError):
+        return False
 
 
 def load_codec(folder: str | Path, weights: str = "") -> Codec:

@@ -174,7 +174,8 @@ def map_embedding(
     Raises
     ------
     DataError
-        If the embedding is smaller than a window.
+        If the embedding is smaller than a window, or its places are not known along y and x, as
+        those of a turned grid.
     """
     import torch
 
@@ -182,13 +183,21 @@ def map_embedding(
     height, width = whole.sizes["y"], whole.sizes["x"]
     if min(height, width) < tokens:
         raise DataError(f"The embedding has {height} x {width} tokens; a window has {tokens}.")
+    if missing := {"x", "y"} - set(whole.coords):
+        raise DataError(
+            f"The embedding has no coordinates {' and '.join(sorted(missing))}, as one of a turned "
+            "grid has none: it cannot be put on pixels. Warp the scene to a grid that is not "
+            "turned (rioxarray's reproject) before it is encoded."
+        )
     made = np.full((height * unit, width * unit), -1, np.int16)
     head.eval()
     with torch.inference_mode():
         for y in range(0, height, tokens):
+            top = min(y, height - tokens)
+            row = whole.isel(y=slice(top, top + tokens)).values  # decodes each chunk once
             for x in range(0, width, tokens):
-                top, left = min(y, height - tokens), min(x, width - tokens)
-                part = whole.isel(y=slice(top, top + tokens), x=slice(left, left + tokens)).values
+                left = min(x, width - tokens)
+                part = row[:, left : left + tokens]
                 there = np.isfinite(part).all(axis=-1)
                 given = torch.from_numpy(np.nan_to_num(part).astype(np.float32))[None]
                 found = head(given).argmax(1)[0].numpy().astype(np.int16)

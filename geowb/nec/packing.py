@@ -18,13 +18,25 @@ import numpy as np
 from geowb.errors import CorruptStream
 from geowb.nec.stream import unzipped
 
-__all__ = ["WIDEST", "damaged", "laid_out", "pack", "unpack"]
+__all__ = ["MOST_CHANNELS", "WIDEST", "damaged", "fits", "laid_out", "pack", "unpack"]
 
 #: A table has this many symbols at most; what lies beyond is escaped.
 WIDEST = 2**16
 _MAGIC = b"GWBT\x01"
-#: Bytes that tables may have once they are unpacked, and channels.
-_LARGEST, _MOST = 2**26, 2**16
+MOST_CHANNELS = 2**16
+#: Bytes that tables may have once they are unpacked.
+_LARGEST = 2**26
+
+
+def fits(weights: Sequence[np.ndarray]) -> bool:
+    """Whether tables of these weights are small enough to be read again.
+
+    >>> fits([np.ones(3)] * 1000), fits([np.ones(3)] * 100_000)
+    (True, False)
+    """
+    channels = len(weights)
+    size = 4 + 16 * channels + 4 * sum(map(len, weights))
+    return channels <= MOST_CHANNELS and size <= _LARGEST
 
 
 def laid_out(
@@ -74,7 +86,7 @@ def damaged(error: Exception) -> CorruptStream:
 def _parts(raw: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     (channels,) = struct.unpack_from("<I", raw)
     fixed = 4 + 16 * channels
-    if not 0 < channels <= _MOST or len(raw) < fixed:
+    if not 0 < channels <= MOST_CHANNELS or len(raw) < fixed:
         raise CorruptStream("They end too early.")
     counts, medians, steps, first = (
         np.frombuffer(raw, dtype, channels, 4 + 4 * channels * at)

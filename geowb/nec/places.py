@@ -69,27 +69,28 @@ class Places:
         """Part the images that have a class into training and test, `count` times `repeats`.
 
         Each class is spread evenly over the folds, and what was cut from one sample of a set stays
-        together (scikit-learn's `StratifiedGroupKFold`).
+        together, and of a scene all that was (scikit-learn's `StratifiedGroupKFold`).
 
         Raises
         ------
         DataError
-            If there are fewer than two folds, or a class has fewer images (or samples that its
-            images were cut from) than there are folds.
+            If there are fewer than two folds, or a class has fewer images (or samples or scenes
+            that its images were cut from) than there are folds.
         """
         from sklearn.model_selection import StratifiedGroupKFold
 
         if count < 2:
             raise DataError(f"{count} folds part nothing: it takes 2 or more.")
         rows = np.flatnonzero(self.classes >= 0)
-        sample, found = pd.factorize(self.index[rows])[0], []
+        of = pd.MultiIndex.from_frame(self.table[["scene", "sample"]])  # -1 throughout a scene
+        sample, found = pd.factorize(of[rows])[0], []
         apart = np.unique(np.stack([sample, self.classes[rows]]), axis=1)
         numbers = np.bincount(apart[1])
         if numbers[numbers > 0].min() < count:
             rarest = self.names[int(np.where(numbers > 0, numbers, numbers.max() + 1).argmin())]
             raise DataError(
                 f"The class '{rarest}' has fewer images than there are folds ({count}); those of "
-                "one sample count once."
+                "one sample or scene count once."
             )
         for number in range(repeats):
             drawn = np.random.RandomState([seed, number])

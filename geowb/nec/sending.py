@@ -277,7 +277,9 @@ def by_jpeg2000(model: CompressedMAE, images: Images, size: int, **how: Any) -> 
     some = images.pixels[:: max(1, len(images) // _TRIED)][:_TRIED]
     quality = min(quality_for(image, size) for image in some)
     write = lambda image: coded(image, quality)  # noqa: E731
-    sent = _sent("jpeg2000", f"{size / 1024:.2f} KiB", images.pixels, write, from_jpeg2000)
+    kib, told = size / 1024, f"{size / 1024:.2f}"
+    told = told if abs(float(told) - kib) < 1 / 1024 else f"{kib:.4g}"
+    sent = _sent("jpeg2000", f"{told} KiB", images.pixels, write, from_jpeg2000)
     return _received(model, images, sent, **how)
 
 

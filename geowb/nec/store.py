@@ -95,6 +95,7 @@ def embed_scene(
         As `geowb.predict.predict_scene`.
     """
     from geowb.nec.codecs import Codec, load_codec
+    from geowb.nec.escapes import coding
     from geowb.nec.zarrcodec import FactorizedPriorCodec
     from geowb.predict import predict_scene
     from geowb.predict.outputs import Cube
@@ -103,6 +104,7 @@ def embed_scene(
         raise RequestError(f"{target} is no .zarr: embeddings are written as a Zarr.")
     if chunk < 1:
         raise RequestError(f"chunk is {chunk}: a chunk has 1 token or more along its edges.")
+    coding()  # may be missing, which is better said before than after hours
     codec = codec if isinstance(codec, Codec) else load_codec(codec, weights)
     base = codec.card["base"]
     said = {
@@ -194,9 +196,13 @@ def store_size(folder: str | Path, variable: str = "embedding") -> Size:
     packed = json.dumps(found.encoding["serializer"].to_dict()["configuration"]["tables"])
     metadata = [file for file in sizes if file.name == "zarr.json"]
     copies = sum(file.read_text("utf-8").count(packed) for file in metadata)
-    chunks = [file for file in sizes if (folder / variable / "c") in file.parents]
+    chunks = [file for file in sizes if folder / variable in file.parents]
+    chunks = [file for file in chunks if file not in metadata]
     tables = found.encoding["serializer"].tables
-    most = math.prod(found.encoding["chunks"])
-    there = sum(tables.count(file.read_bytes(), limit=most) for file in chunks)
+    if any(found.encoding.get(key) for key in ("shards", "compressors", "filters")):
+        there = int(found.isel({found.dims[-1]: 0}).notnull().sum())  # a file is no stream
+    else:
+        most = math.prod(found.encoding["chunks"])
+        there = sum(tables.count(file.read_bytes(), limit=most) for file in chunks)
     streams = sum(sizes[file] for file in chunks)
-    return Size(sum(sizes.values()), streams, copies * len(packed), there, found.sizes["channel"])
+    return Size(sum(sizes.values()), streams, copies * len(packed), there, tables.channels)

@@ -76,6 +76,12 @@ class Tables:
                 f"one or more; there are {self.medians.shape}, {self.steps.shape}, "
                 f"{self.first.shape}."
             )
+        if not packing.fits(self.weights):
+            raise DataError(
+                f"Tables of {channels:,} channels with {sum(map(len, self.weights)):,} symbols in "
+                f"all are too large to be stored: there are {packing.MOST_CHANNELS:,} channels and "
+                "about 16 million symbols at most. Take wider steps."
+            )
         if not (np.isfinite(self.medians).all() and np.isfinite(self.steps).all()):
             raise DataError("Medians and steps of tables must be finite.")
         for channel, (first, step, one) in enumerate(

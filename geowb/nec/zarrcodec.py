@@ -81,6 +81,11 @@ class FactorizedPriorCodec(ArrayBytesCodec):
             "configuration": {"sha256": self.tables.sha256, "tables": packed},
         }
 
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        """Refuse what `validate` refuses, also within shards, for which Zarr does not ask that."""
+        self._check(array_spec.dtype, array_spec.shape, array_spec.shape)
+        return self
+
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """Refuse arrays that are no embeddings of these tables.
 
@@ -89,11 +94,13 @@ class FactorizedPriorCodec(ArrayBytesCodec):
         DataError
             For another type than float32, and channels that do not come last, or not as one chunk.
         """
+        self._check(dtype, shape, getattr(chunk_grid, "chunk_shape", shape))
+
+    def _check(self, dtype: Any, shape: tuple[int, ...], chunk: tuple[int, ...]) -> None:
         native = dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else np.dtype(dtype)
         if native != np.float32:
             raise DataError(f"The codec '{NAME}' takes float32, not {native}.")
         channels = self.tables.channels
-        chunk = getattr(chunk_grid, "chunk_shape", shape)
         if shape[-1:] != (channels,) or chunk[-1:] != (channels,):
             raise DataError(
                 f"The codec '{NAME}' has tables of {channels} channels, which come last and in one "

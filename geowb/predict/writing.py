@@ -229,8 +229,10 @@ def write_zarr(
         variable.encoding["_FillValue"] = variable.attrs.pop("_FillValue")
         variable.encoding["coordinates"] = data.rio.grid_mapping  # kept by who selects the variable
         if cube := output.cube:
-            sizes = (1, cube.chunk, cube.chunk, variable.sizes["channel"])
-            variable.encoding["chunks"] = sizes
+            # No larger than the array: Zarr fills up what lies beyond its edges.
+            most = {"time": 1, "y": cube.chunk, "x": cube.chunk}
+            sizes = {dim: min(size, most.get(dim, size)) for dim, size in variable.sizes.items()}
+            variable.encoding["chunks"] = tuple(sizes.values())
             variable.encoding["fill_value"] = output.nodata  # what lies beyond the scene's edge
             if cube.serializer is not None:
                 coded = {"serializer": cube.serializer, "compressors": (), "filters": ()}
