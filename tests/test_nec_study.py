@@ -495,6 +495,12 @@ def test_tables_counted_anew_make_other_images_smaller(base, places):
     assert np.abs(codec.tables.medians - np.median(values[:16], (0, 1, 2))).max() < 1e-5
 
 
+def test_sizes_that_differ_have_names_that_do():
+    named = {size: sending._named(size) for size in (286, 290, 1228, 5120, 13_312)}
+    told = ["0.28 KiB", "0.2832 KiB", "1.20 KiB", "5.00 KiB", "13.00 KiB"]
+    assert list(named.values()) == told
+
+
 def test_what_receives_images_encodes_those_that_arrived(base, places):
     images = sending.Images.of(places.images[:4], base)
     whole, _ = sending.embedded(base, images)

@@ -268,16 +268,16 @@ def check_worlds(
     recipes = {model: card.get("training", {}).get("recipe", {}).get("sampling", {})}
     for folder in codec_folders(codecs or model, lambdas):
         recipes[f"the codec in {folder}"] = read_card(folder).get("sampling", {})
-    wanted, problems = range(value * worlds, (value + 1) * worlds), []
+    wanted = range(value * worlds, (value + 1) * worlds)
     for name, recipe in recipes.items():
         seen = set(wanted) & set(recipe.get("seeds", ()))
         if seen and _simulated(recipe.get("data", ""), recipe.get("catalog", "")):
-            problems.append(
+            return [
                 f"The seed {value} stands for the worlds {wanted[0]} to {wanted[-1]}, of which "
                 f"{name} was trained on {len(seen)}: what is measured there says nothing of other "
                 "places. Choose another seed."
-            )
-    return problems[:1]
+            ]
+    return []
 
 
 def _simulated(data: str, catalog: str) -> bool:

@@ -277,10 +277,19 @@ def by_jpeg2000(model: CompressedMAE, images: Images, size: int, **how: Any) -> 
     some = images.pixels[:: max(1, len(images) // _TRIED)][:_TRIED]
     quality = min(quality_for(image, size) for image in some)
     write = lambda image: coded(image, quality)  # noqa: E731
-    kib, told = size / 1024, f"{size / 1024:.2f}"
-    told = told if abs(float(told) - kib) < 1 / 1024 else f"{kib:.4g}"
-    sent = _sent("jpeg2000", f"{told} KiB", images.pixels, write, from_jpeg2000)
+    sent = _sent("jpeg2000", _named(size), images.pixels, write, from_jpeg2000)
     return _received(model, images, sent, **how)
+
+
+def _named(size: int) -> str:
+    """Name a size in KiB: by two decimals, by four digits where these are another size.
+
+    >>> _named(286), _named(290)
+    ('0.28 KiB', '0.2832 KiB')
+    """
+    short = f"{size / 1024:.2f}"
+    same = abs(1024 * float(short) - size) < 1
+    return f"{short if same else f'{size / 1024:.4g}'} KiB"
 
 
 def lossless(model: CompressedMAE, images: Images, **how: Any) -> Sent:
