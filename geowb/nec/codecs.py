@@ -246,6 +246,7 @@ def check_worlds(
     catalog: str = "",
     codecs: str = "",
     lambdas: Sequence[float] = (),
+    weights: str = "",
 ) -> list[str]:
     """Say so if an encoder or its codecs have seen the simulated worlds that a seed stands for.
 
@@ -260,18 +261,22 @@ def check_worlds(
         A seed, which stands for `worlds` worlds from ``value * worlds`` on.
     data, catalog
         Entry that is studied; any other than of a simulated world is always good.
+    model, weights, codecs, lambdas
+        As of `check_codecs`.
     """
+    from geowb.models import registry
+
     if not _simulated(data, catalog):
         return []
-    file = encoder_file(model).with_suffix(".json")
-    card = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    recipes = {model: card.get("training", {}).get("recipe", {}).get("sampling", {})}
+    card = registry.read_card(Path(weights).expanduser() if weights else encoder_file(model))
+    trained = {model: (card.get("trained_on") or {}).get("seeds", ())}  # none of other data
     for folder in codec_folders(codecs or model, lambdas):
-        recipes[f"the codec in {folder}"] = read_card(folder).get("sampling", {})
+        own = read_card(folder).get("sampling", {})
+        if _simulated(own.get("data", ""), own.get("catalog", "")):
+            trained[f"the codec in {folder}"] = own["seeds"]
     wanted = range(value * worlds, (value + 1) * worlds)
-    for name, recipe in recipes.items():
-        seen = set(wanted) & set(recipe.get("seeds", ()))
-        if seen and _simulated(recipe.get("data", ""), recipe.get("catalog", "")):
+    for name, seeds in trained.items():
+        if seen := set(wanted) & set(seeds):
             return [
                 f"The seed {value} stands for the worlds {wanted[0]} to {wanted[-1]}, of which "
                 f"{name} was trained on {len(seen)}: what is measured there says nothing of other "

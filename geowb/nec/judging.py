@@ -194,7 +194,7 @@ def map_embedding(
     with torch.inference_mode():
         for y in range(0, height, tokens):
             top = min(y, height - tokens)
-            row = whole.isel(y=slice(top, top + tokens)).values  # decodes each chunk once
+            row = whole.isel(y=slice(top, top + tokens)).values  # each chunk decoded once
             for x in range(0, width, tokens):
                 left = min(x, width - tokens)
                 part = row[:, left : left + tokens]

@@ -196,8 +196,8 @@ def store_size(folder: str | Path, variable: str = "embedding") -> Size:
     packed = json.dumps(found.encoding["serializer"].to_dict()["configuration"]["tables"])
     metadata = [file for file in sizes if file.name == "zarr.json"]
     copies = sum(file.read_text("utf-8").count(packed) for file in metadata)
-    chunks = [file for file in sizes if folder / variable in file.parents]
-    chunks = [file for file in chunks if file not in metadata]
+    inside = [file for file in sizes if folder / variable in file.parents]
+    chunks = [file for file in inside if file not in metadata]
     tables = found.encoding["serializer"].tables
     if any(found.encoding.get(key) for key in ("shards", "compressors", "filters")):
         there = int(found.isel({found.dims[-1]: 0}).notnull().sum())  # a file is no stream
