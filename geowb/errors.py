@@ -18,6 +18,7 @@ __all__ = [
     "DownloadError",
     "GeowbError",
     "ModelError",
+    "NotDifferentiable",
     "RequestError",
     "RunFailed",
     "WeightsMismatch",
@@ -59,6 +60,10 @@ class ChecksumError(DownloadError):
 
 class ModelError(GeowbError):
     """A model cannot be built, saved or used as asked."""
+
+
+class NotDifferentiable(ModelError):
+    """A model's output does not depend on its input by anything that has a gradient."""
 
 
 class WeightsMismatch(ModelError):

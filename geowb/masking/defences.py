@@ -1,0 +1,312 @@
+"""Small classifiers that are defended in different ways, honestly or by hiding their gradients.
+
+>>> x, y = torch.rand(64, 1, 8, 8), torch.arange(64) % 4
+>>> model = train("pgd", x, y, epsilon=0.1, epochs=1)
+>>> model(x).shape
+torch.Size([64, 4])
+
+They differ in how much they mask: that is what they are for. None is a defence to rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from geowb.errors import DataError, RequestError, did_you_mean
+from geowb.lines import Line
+
+__all__ = ["DEFENCES", "Defence", "network", "train"]
+
+
+@dataclass(frozen=True)
+class Defence:
+    """How a model is trained or built to withstand an attack.
+
+    Parameters
+    ----------
+    says
+        What it does, in a line.
+    masks
+        Whether it hides its gradients by construction: without making the model any more robust.
+    examples
+        What it is trained on in place of the images; None for the images themselves.
+    penalty
+        Added to the loss, times `weight`.
+    activation
+        Of the network; ReLU if None.
+    around
+        What is put around the trained network.
+    """
+
+    says: str
+    masks: bool = False
+    examples: Callable[..., torch.Tensor] | None = None
+    penalty: Callable[..., torch.Tensor] | None = None
+    weight: float = 0.0
+    strength: float = 1.0
+    both: bool = False
+    activation: Callable[[], nn.Module] = nn.ReLU
+    around: Callable[[nn.Module], nn.Module] | None = None
+
+
+def _loss_gradient(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, keep: bool = False
+) -> torch.Tensor:
+    x = x if keep else x.detach().requires_grad_()
+    return torch.autograd.grad(cross_entropy(model(x), y, reduction="sum"), x, create_graph=keep)[0]
+
+
+def _fgsm(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, _: torch.Generator
+) -> torch.Tensor:
+    return (x + epsilon * _loss_gradient(model, x, y).sign()).clamp(0, 1)
+
+
+def _step_ll(
+    model: nn.Module, x: torch.Tensor, _: torch.Tensor, epsilon: float, __: torch.Generator
+) -> torch.Tensor:
+    with torch.no_grad():
+        least = model(x).argmin(1)
+    return (x - epsilon * _loss_gradient(model, x, least).sign()).clamp(0, 1)
+
+
+def _pgd(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, drawn: torch.Generator
+) -> torch.Tensor:
+    """Seven steps of epsilon/4 from a random start, as in the paper's code."""
+    u = (x + epsilon * (2 * torch.rand(x.shape, generator=drawn).to(x) - 1)).clamp(0, 1)
+    for _ in range(7):
+        moved = u + epsilon / 4 * _loss_gradient(model, u, y).sign()
+        u = (x + (moved - x).clamp(-epsilon, epsilon)).clamp(0, 1)
+    return u
+
+
+def _jacobian(
+    model: nn.Module, x: torch.Tensor, _: torch.Tensor, drawn: torch.Generator
+) -> torch.Tensor:
+    """``||J||_F^2`` of the logits, by one random projection (Hoffman et al., 2019)."""
+    x = x.detach().requires_grad_()
+    output = model(x)
+    way = torch.randn(output.shape, generator=drawn).to(output)
+    return torch.autograd.grad(output, x, way, create_graph=True)[0].square().flatten(1).sum(1)
+
+
+def _curvature(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, _: torch.Generator, reach: float = 1.5
+) -> torch.Tensor:
+    """``||grad loss(x + h z) - grad loss(x)||``, z along the gradient's sign (CURE)."""
+    x = x.detach().requires_grad_()
+    here = _loss_gradient(model, x, y, keep=True)
+    way = here.detach().sign()
+    size = way.flatten(1).norm(dim=1).clamp_min(1e-9).reshape(-1, *[1] * (x.ndim - 1))
+    there = _loss_gradient(model, x + reach * way / size, y, keep=True)
+    return (there - here).flatten(1).norm(dim=1)
+
+
+class Steep(nn.Module):
+    """A sigmoid so steep that it is nearly a step."""
+
+    def __init__(self, slope: float = 50.0) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring values to nearly 0 or nearly 1."""
+        return torch.sigmoid(self.slope * x)
+
+
+class Winners(nn.Module):
+    """Only the largest share of all values of a layer stays; the others are 0 (k-WTA)."""
+
+    def __init__(self, share: float = 0.05) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Put all but the largest to 0."""
+        flat = x.flatten(1)
+        least = flat.topk(max(1, int(self.share * flat.shape[1])), dim=1).values[:, -1]
+        return torch.where(x >= least.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0)
+
+
+class Levels(nn.Module):
+    """Values between 0 and 1 in a few levels; training looks through the rounding."""
+
+    def __init__(self, levels: int = 4) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Clip to [0, 1] and round."""
+        x = x.clamp(0, 1)
+        rounded = (x * (self.levels - 1)).round() / (self.levels - 1)
+        return x + (rounded - x).detach() if self.training else rounded
+
+
+class Louder(nn.Module):
+    """A network whose logits are multiplied, so that its softmax is full."""
+
+    def __init__(self, network: nn.Module, gain: float = 100.0) -> None:
+        super().__init__()
+        self.network, self.gain = network, gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits times the gain."""
+        return self.gain * self.network(x)
+
+
+DEFENCES: Mapping[str, Defence] = MappingProxyType(
+    {
+        "none": Defence("trained on the images alone"),
+        "fgsm": Defence("trained on FGSM's images", examples=_fgsm),
+        "fgsm_strong": Defence(
+            "trained on FGSM's images of twice epsilon", examples=_fgsm, strength=2
+        ),
+        "step_ll": Defence(
+            "trained on images and on steps to the least likely class", examples=_step_ll, both=True
+        ),
+        "pgd": Defence("trained on PGD's images", examples=_pgd),
+        "pgd_weak": Defence("trained on PGD's images of half epsilon", examples=_pgd, strength=0.5),
+        "jacobian": Defence(
+            "logits that change little: Jacobian regularisation", penalty=_jacobian, weight=0.01
+        ),
+        "curvature": Defence(
+            "gradients that change little: curvature regularisation", penalty=_curvature, weight=0.5
+        ),
+        "saturated": Defence(
+            "trained on the images alone; logits times 100", masks=True, around=Louder
+        ),
+        "rounded_input": Defence(
+            "trained on the images alone; pixels in four levels",
+            masks=True,
+            around=lambda m: nn.Sequential(Levels(4), m),
+        ),
+        "rounded_activations": Defence("activations in four levels", masks=True, activation=Levels),
+        "winners": Defence(
+            "only 5 % of a layer's activations stay (k-WTA)", masks=True, activation=Winners
+        ),
+        "steep": Defence("activations that are nearly steps", masks=True, activation=Steep),
+    }
+)
+
+
+def network(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    width: int = 16,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    seed: int = 0,
+) -> nn.Sequential:
+    """Build a small convolutional network for images of ``(C, H, W)``.
+
+    >>> network((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+
+    A convolution, one of twice the channels and half the size, as many again as it takes to reach
+    8 x 8 pixels or fewer, and two linear layers.
+    """
+    channels, height, size = shape[0], min(shape[1:]), tuple(shape[1:])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), activation()]
+        while True:
+            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), activation()]
+            width, height, size = 2 * width, -(-height // 2), tuple(-(-n // 2) for n in size)
+            if height <= 8:
+                break
+        flat = width * size[0] * size[1]
+        layers += [nn.Flatten(), nn.Linear(flat, 64), activation(), nn.Linear(64, classes)]
+    return nn.Sequential(*layers)
+
+
+def train(
+    defence: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    epsilon: float,
+    classes: int | None = None,
+    width: int = 16,
+    epochs: int = 20,
+    learning_rate: float = 0.002,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> nn.Module:
+    """Train a small classifier with a defence; all get the same network, length and rate.
+
+    >>> train("none", torch.rand(32, 1, 8, 8), torch.arange(32) % 2, epsilon=0.1, epochs=1).training
+    False
+
+    Parameters
+    ----------
+    defence
+        A name of `DEFENCES`.
+    x, y
+        ``(N, C, H, W)`` in [0, 1], and classes ``(N,)``.
+    epsilon
+        What is defended against: largest change of a pixel, as a fraction of the pixel range.
+    seed
+        Of starting weights, order and the attacks' random starts.
+
+    Raises
+    ------
+    RequestError
+        Unknown defence, or an epsilon or length that makes no sense.
+    DataError
+        Images that are no ``(N, C, H, W)`` in [0, 1], or classes that do not fit.
+    """
+    if defence not in DEFENCES:
+        raise RequestError(f"There is no defence '{defence}'. {did_you_mean(defence, DEFENCES)}")
+    if not epsilon > 0 or min(epochs, batch_size, width) < 1:
+        raise RequestError(
+            "epsilon must be positive, and epochs, batch_size and width 1 or more: "
+            f"{epsilon}, {epochs}, {batch_size}, {width}."
+        )
+    if x.ndim != 4 or y.shape != (len(x),) or x.min() < 0 or x.max() > 1:
+        raise DataError(
+            f"Training takes images (N, C, H, W) in [0, 1] and classes (N,); these are "
+            f"{tuple(x.shape)} from {x.min():g} to {x.max():g} and {tuple(y.shape)}."
+        )
+    how, count = DEFENCES[defence], classes or int(y.max()) + 1
+    model = network(tuple(x.shape[1:]), count, width=width, activation=how.activation, seed=seed)
+    drawn = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    steps = epochs * -(-len(x) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    shown = Line() if progress else None
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(x), generator=drawn).split(batch_size):
+            loss = _loss(how, model, x[rows], y[rows], epsilon, drawn)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if shown is not None:
+            shown.show(f"{defence}: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}")
+    return (how.around(model) if how.around else model).eval()
+
+
+def _loss(
+    how: Defence,
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    epsilon: float,
+    drawn: torch.Generator,
+) -> torch.Tensor:
+    """Loss of a batch, mean over its samples."""
+    if how.examples is not None:
+        attacked = how.examples(model, x, y, how.strength * epsilon, drawn)
+        x, y = (torch.cat([x, attacked]), torch.cat([y, y])) if how.both else (attacked, y)
+    loss = cross_entropy(model(x), y)
+    if how.penalty is not None:
+        loss = loss + how.weight * how.penalty(model, x, y, drawn).mean()
+    return loss
