@@ -30,7 +30,7 @@ from geowb.nec.codecs import check_worlds, codec_folders, load_codecs, open_base
 from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
 from geowb.nec.pictures import WAYS, at_each_rate, curves, principal_colours
-from geowb.nec.places import Places, cut_places, dominant
+from geowb.labelled import Places, cut_places, dominant
 from geowb.plots.axes import holoviews
 from geowb.train import Segmentation, fit
 

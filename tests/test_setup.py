@@ -18,7 +18,7 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
     "dask": "dask-core",
 }
-PIP_ONLY = {"constriction", "terratorch"}
+PIP_ONLY = {"constriction", "pyautoattack", "terratorch"}
 
 
 def project():

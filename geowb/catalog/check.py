@@ -82,6 +82,8 @@ def _content_problems(
     elif driver.name == "stac":
         has = ["reflectance", *(["fmask"] if options.fmask else [])]
         names = list(next(iter(options.collections.values())))
+    elif driver.name in ("arrays", "digits"):
+        has, names = ["reflectance", "label"], getattr(options, "bands", ("GREY",))
     else:
         image = getattr(options, "variable", "reflectance")
         names = options.bands if image == "reflectance" else ()

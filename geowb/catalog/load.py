@@ -185,13 +185,13 @@ def _entries(raw: dict[str, Any], plain: _Loader) -> dict[str, Entry]:
 def _check_references(entries: Mapping[str, Entry], plain: _Loader) -> None:
     for name, entry in entries.items():
         base = name.partition("@")[0]
-        for key, driver in (("twin", "world"), ("part_of", "archive")):
+        for key, drivers in (("twin", ("world", "digits")), ("part_of", ("archive",))):
             if not (other := getattr(entry, key, None)):
                 continue
             if other not in entries:
                 problem = f"is no entry. {did_you_mean(other, entries)}"
-            elif entries[other] is not None and entries[other].driver.name != driver:
-                problem = f"must be an entry of driver {driver!r}"
+            elif entries[other] is not None and entries[other].driver.name not in drivers:
+                problem = f"must be an entry of driver {' or '.join(map(repr, drivers))}"
             else:
                 continue
             at = plain.lines.get((base, key), plain.lines[base,])

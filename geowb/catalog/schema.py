@@ -252,6 +252,33 @@ class ChipsOptions(_ImageOptions):
     size: int | None = Field(None, ge=1)
 
 
+class ArraysOptions(_Strict):
+    """Small images with a class each: an npz file, or files of records."""
+
+    bands: tuple[str, ...] = Field(min_length=1)
+    #: Names of the classes, from 0 on.
+    classes: tuple[str, ...] = ()
+    #: Arrays of an npz file: ``(N, y, x)`` or ``(N, band, y, x)``, and ``(N,)``.
+    images_array: str = "images"
+    labels_array: str = "labels"
+    #: Bands, rows and columns of records: a byte for the class, then one for each pixel.
+    record: tuple[int, int, int] | None = None
+    #: Split -> pattern of its files of records.
+    splits: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _records_have_files(self) -> ArraysOptions:
+        if bool(self.record) != bool(self.splits):
+            raise ValueError("record and splits belong together: which files hold the records")
+        if self.record and (min(self.record) < 1 or self.record[0] != len(self.bands)):
+            raise ValueError(f"record {self.record} does not fit {len(self.bands)} band(s)")
+        return self
+
+
+class DigitsOptions(_Strict):
+    """The handwritten digits that come with scikit-learn; there is nothing to choose."""
+
+
 class StacOptions(_Strict):
     """A search in a STAC API, loaded on one grid by odc-stac."""
 
@@ -277,7 +304,9 @@ class _Driver(_Strict, Generic[Named, Options]):
 
 Raster = _Driver[Literal["raster"], RasterOptions]
 Chips = _Driver[Literal["chips"], ChipsOptions]
-Reader = Annotated[Raster | Chips, Field(discriminator="name")]
+Arrays = _Driver[Literal["arrays"], ArraysOptions]
+Digits = _Driver[Literal["digits"], DigitsOptions]
+Reader = Annotated[Raster | Chips | Arrays, Field(discriminator="name")]
 
 
 class ArchiveFile(_Strict):
@@ -337,7 +366,9 @@ Stac = _Driver[Literal["stac"], StacOptions]
 Archive = _Driver[Literal["archive"], ArchiveOptions]
 Hub = _Driver[Literal["hub"], HubOptions]
 #: The closed table of drivers: whatever else a catalog names is refused.
-Driver = Annotated[World | Raster | Chips | Stac | Archive | Hub, Field(discriminator="name")]
+Driver = Annotated[
+    World | Digits | Raster | Chips | Arrays | Stac | Archive | Hub, Field(discriminator="name")
+]
 
 
 # --- entries ------------------------------------------------------------------------------------
@@ -369,12 +400,20 @@ class Metadata(_Strict):
     temporal_extent: str | None = None
     spatial_extent: str | None = None
     notes: str | None = None
+    #: Smallest and largest value that a pixel can have, for attacks (epsilon is a share of it).
+    pixel_range: tuple[float, float] | None = None
     #: Published number of chips of each split; ``all`` where only their sum is published.
     chips: dict[Name, Annotated[int, Field(ge=1)]] = {}
     #: Band statistics that were published with the data, a key of ``bands.STATISTICS``.
     statistics: Annotated[str, AfterValidator(_published)] | None = None
     #: Where files come from that geowb cannot download (a form, a log-in, a bucket).
     how_to_get: str | None = None
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Metadata:
+        if self.pixel_range and not self.pixel_range[0] < self.pixel_range[1]:
+            raise ValueError(f"pixel_range {self.pixel_range} must rise")
+        return self
 
     @model_validator(mode="after")
     def _all_stands_alone(self) -> Metadata:
@@ -416,7 +455,7 @@ class Entry(_Strict):
             )
         if unused := declared - used:
             raise ValueError(f"placeholder {min(unused)!r} is used nowhere in uri and options")
-        if self.driver.name in ("raster", "chips") and not self.uri:
+        if self.driver.name in ("raster", "chips", "arrays") and not self.uri:
             raise ValueError(f"driver {self.driver.name!r} needs a uri")
         if self.driver.name in ("archive", "hub"):
             _inside(self.uri)

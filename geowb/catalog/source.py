@@ -234,7 +234,7 @@ class Source:
 
     def status(self) -> str:
         """Say where the data is: "embedded", "here", "remote" or "missing"."""
-        if self.entry.driver.name == "world":
+        if self.entry.driver.name in ("world", "digits"):
             return "embedded"
         if self.streamed:
             return "remote"
@@ -254,7 +254,8 @@ class Source:
         """Say how data that is not here can be had, or the one file `absent` of it."""
         meta, status = self.entry.metadata, self.status()
         if status == "embedded":
-            return "geowb makes it itself."
+            made = self.entry.driver.name == "world"
+            return "geowb makes it itself." if made else "It comes with scikit-learn."
         if self.streamed and not absent:
             how = "It is read over the network when it is opened."
         elif status == "remote" and not self.streamed:
@@ -318,7 +319,7 @@ class Source:
         DataError
             If the data is not here, or is not what the entry says.
         """
-        from geowb.catalog import chips, published, read
+        from geowb.catalog import arrays, chips, published, read
 
         fields = self.fields(selection)
         driver, uri = self.reader(fields)
@@ -328,6 +329,8 @@ class Source:
             import geowb.world
 
             scene = geowb.world.scene(seed=seed or 0, **driver.options.model_dump())
+        elif driver.name == "digits":
+            scene = arrays.digits()
         elif driver.name == "stac":
             from geowb.catalog import stac
 
@@ -335,14 +338,16 @@ class Source:
         else:
             if problem := self.absence(fields):
                 raise DataError(problem)
-            opener = read.raster if driver.name == "raster" else chips.chips
-            scene = opener(self, driver.options, uri)
+            how = {"raster": read.raster, "chips": chips.chips, "arrays": arrays.arrays}
+            scene = how[driver.name](self, driver.options, uri)
             published.warn_of_other_numbers(self, scene)
         scene = read.adapt(scene, self.entry.data_adapter)
         scene.attrs.update(entry=self.name, **{f"select_{k}": v for k, v in fields.items()})
         for key in ("source_license", "source_url"):
             if value := getattr(self.entry.metadata, key):
                 scene.attrs[key] = value
+        if self.entry.metadata.pixel_range:
+            scene.attrs["pixel_range"] = list(self.entry.metadata.pixel_range)
         return scene
 
     def open_each(
@@ -390,6 +395,10 @@ class Source:
 
             options = driver.options.model_dump(mode="json")
             return record | {"world_version": geowb.world.VERSION, "options": options}
+        if driver.name == "digits":
+            import sklearn
+
+            return record | {"scikit_learn_version": sklearn.__version__}
         record["catalog_sha256"] = self.catalog.sha256
         chosen = [self.fields(selection)] if selection else self.selections()
         found = {path for fields in chosen for path in self.files(fields)[0]}

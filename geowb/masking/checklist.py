@@ -113,14 +113,14 @@ def checklist(
     except NotDifferentiable:
         one = many = far = clean
         falling = [clean]
-    rows["one step"] = _compared(one, many, "one step (FGSM)", f"{steps} steps (PGD)")
+    rows["one step"] = _compared(one, many, "one step (FGSM)", f"{steps} (PGD)")
     if blind is not None:
-        rows["without gradients"] = _compared(blind, many, "SPSA, without gradients,", "PGD")
+        rows["without gradients"] = _compared(blind, many, "SPSA, without gradients", "PGD")
     rows["unbounded"] = {
         "sign": bool(far.any()),
         "value": far.mean(),
         "beside": 0.0,
-        "says": f"Changes without a bound leave {100 * far.mean():.0f} % right"
+        "says": f"Changes without a bound leave {100 * far.mean():.1f} % right"
         + (": nothing should." if far.any() else ", as they should."),
     }
     rows["random search"] = _compared(chance, many, f"{draws} random corners", "PGD")
@@ -156,7 +156,7 @@ def _compared(weaker: np.ndarray, stronger: np.ndarray, name: str, beside: str) 
         "sign": sign,
         "value": weaker.mean(),
         "beside": stronger.mean(),
-        "says": f"{told}; {alone} samples fall to the first alone, {other} to the second.",
+        "says": f"{told}; {alone} samples fall to the former alone, {other} to the latter.",
     }
 
 

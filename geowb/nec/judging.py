@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geowb.nec.autoencoder import CompressedMAE
-    from geowb.nec.places import Places
+    from geowb.labelled import Places
     from geowb.nec.sending import Sent
 
 __all__ = ["Judged", "judge", "map_embedding", "operations"]
