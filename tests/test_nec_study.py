@@ -16,6 +16,7 @@ import geowb
 from geowb.batch import run as run_study
 from geowb.batch.checks import preflight
 from geowb.errors import DataError, ModelError, RequestError, WeightsMismatch
+from geowb.labelled import Places, cut_places, dominant
 from geowb.nec import (
     CompressedMAE,
     FactorizedPriorCodec,
@@ -30,7 +31,6 @@ from geowb.nec.codecs import check_worlds, codec_folders, load_codecs, open_base
 from geowb.nec.heads import DecoderLayer, MapHead, SceneHead, TokenDataset
 from geowb.nec.judging import judge, map_embedding, operations
 from geowb.nec.pictures import WAYS, at_each_rate, curves, principal_colours
-from geowb.labelled import Places, cut_places, dominant
 from geowb.plots.axes import holoviews
 from geowb.train import Segmentation, fit
 

@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from geowb.errors import DataError
 
-__all__ = ["RISES", "auroc", "correlations"]
+if TYPE_CHECKING:
+    from geowb.masking.profiling import Profile
+    from geowb.masking.strong import Attacked
+
+__all__ = ["METRICS", "RISES", "auroc", "correlations", "row"]
+
+#: The five measures, in the order in which they are taken.
+METRICS = (
+    "gradient_norm",
+    "fgsm_pgd_cosine",
+    "linearization_error",
+    "pgd_collinearity",
+    "gradient_information",
+)
 
 #: Measures that are high where gradients are masked; the others are low there.
 RISES = ("gradient_norm", "linearization_error")
@@ -105,3 +119,32 @@ def auroc(values: pd.Series, masks: pd.Series, *, rises: bool) -> float:
     above = mannwhitneyu(scores[truth], scores[~truth]).statistic
     share = float(above) / (truth.sum() * (~truth).sum())
     return share if rises else 1 - share
+
+
+def row(
+    found: Profile, attacked: Attacked | None = None, *, masks: bool, defended: bool
+) -> dict[str, Any]:
+    """Put what is known of one model into a row of the table of models.
+
+    >>> pd.DataFrame({"pgd": row(found, attacked, masks=False, defended=True)}).T  # doctest: +SKIP
+
+    Accuracies and their gaps are in % and points; a measure is its mean over the samples, a cosine
+    0 where there is no gradient, as the author's code has it. `masks` says whether the model
+    hides its gradients by construction, ``told`` what the profile says.
+    """
+    values = found.samples
+    right = {f"{name} (%)": 100 * values[name].mean() for name in ("clean", "fgsm", "pgd")}
+    if attacked is not None:
+        right["autoattack (%)"] = 100 * attacked.accuracy
+    told = {name: values[name] for name in METRICS if name in values}
+    for name in ("fgsm_pgd_cosine", "pgd_collinearity"):
+        if name in told:
+            told[name] = told[name].fillna(0.0)
+    gaps = {
+        f"{a}-{b}": right[f"{a} (%)"] - right[f"{b} (%)"]
+        for a, b in (("fgsm", "autoattack"), ("fgsm", "pgd"), ("pgd", "autoattack"))
+        if f"{b} (%)" in right
+    }
+    measures = {name: part.mean() for name, part in told.items()}
+    ends = {"trust": found.trust[0], "masks": masks, "defended": defended, "told": found.masks}
+    return right | gaps | measures | ends

@@ -24,18 +24,11 @@ from torch import nn
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.masking import metrics as measure
 from geowb.masking import steps as step
+from geowb.masking.comparing import METRICS
 from geowb.masking.subject import Loss, Passes, Point, Subject, points, undisturbed
 
 __all__ = ["METRICS", "Profile", "profile"]
 
-#: The five measures, in the order in which they are taken.
-METRICS = (
-    "gradient_norm",
-    "fgsm_pgd_cosine",
-    "linearization_error",
-    "pgd_collinearity",
-    "gradient_information",
-)
 #: What the verdict is made of; each is 1 for a linear model.
 TRUST = ("fgsm_pgd_cosine", "foresight", "gradient_information")
 #: Below this mean of the three, gradients say too little to be trusted.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     import xarray as xr
 
-    from geowb.nec.autoencoder import CompressedMAE
     from geowb.labelled import Places
+    from geowb.nec.autoencoder import CompressedMAE
     from geowb.nec.sending import Sent
 
 __all__ = ["Judged", "judge", "map_embedding", "operations"]

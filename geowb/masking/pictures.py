@@ -1,0 +1,84 @@
+"""Pictures of masking: measures against gaps, the loss along the gradient, images and attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geowb.plots.axes import COLOURS, holoviews
+
+if TYPE_CHECKING:
+    import holoviews as hv
+
+__all__ = ["NAMES", "against_gap", "along_gradient", "images"]
+
+#: What measures and gaps are called on axes.
+NAMES: Mapping[str, str] = {
+    "gradient_norm": "gradient norm",
+    "fgsm_pgd_cosine": "FGSM-PGD cosine",
+    "linearization_error": "linearisation error",
+    "pgd_collinearity": "PGD collinearity",
+    "gradient_information": "gradient information",
+    "fgsm-autoattack": "FGSM - AutoAttack (points)",
+    "fgsm-pgd": "FGSM - PGD (points)",
+    "pgd-autoattack": "PGD - AutoAttack (points)",
+}
+#: How models are drawn: not defended, defended honestly, masking by construction.
+_KINDS = (
+    ("not defended", COLOURS[6], "s"),
+    ("defended", COLOURS[0], "o"),
+    ("masking", COLOURS[1], "^"),
+)
+
+
+def against_gap(models: pd.DataFrame, metric: str, gap: str, *, log: bool = False) -> hv.Overlay:
+    """Draw a measure against a gap of accuracy, a point a model, by kind.
+
+    >>> against_gap(models, "fgsm_pgd_cosine", "fgsm-autoattack")  # doctest: +SKIP
+    """
+    hv = holoviews()
+    axes = (NAMES.get(gap, gap), NAMES.get(metric, metric))
+    kind = np.where(models["masks"], 2, np.where(models["defended"], 1, 0))
+    drawn = []
+    for number, (name, colour, marker) in enumerate(_KINDS):
+        part = models[kind == number].dropna(subset=[metric, gap])
+        points = list(zip(part[gap].astype(float), part[metric].astype(float), strict=True))
+        style = {"color": colour, "marker": marker, "s": 45, "padding": 0.1}
+        drawn.append(hv.Scatter(points, *axes, label=name).opts(**style))
+    return hv.Overlay(drawn).opts(aspect=1.3, show_grid=True, legend_position="best", logy=log)
+
+
+def along_gradient(
+    losses: Mapping[str, pd.DataFrame], *, epsilon: float, title: str = ""
+) -> hv.Overlay:
+    """Draw the mean loss along the gradient against epsilon, a line a model.
+
+    >>> along_gradient({"pgd": loss_along_gradient(...)}, epsilon=0.15)  # doctest: +SKIP
+    """
+    hv = holoviews()
+    axes = ("epsilon (fraction of the pixel range)", "mean loss")
+    styles = ("solid", "dashed", "dotted")
+    drawn: list[Any] = [hv.VLine(epsilon).opts(color="grey", linewidth=1, linestyle="dotted")]
+    for i, (name, found) in enumerate(losses.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": styles[i // len(COLOURS) % 3]}
+        curve = hv.Curve((found.index, found.mean(axis=1)), *axes, label=name)
+        drawn.append(curve.opts(linewidth=2, **style))
+    return hv.Overlay(drawn).opts(title=title, aspect=1.6, show_grid=True, legend_position="right")
+
+
+def images(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> hv.Layout:
+    """Lay out images ``(C, H, W)`` in [0, 1], a row a name, in grey or in their first three bands.
+
+    >>> images({"FGSM": list(x[:4])}, titles=["0", "7"])  # doctest: +SKIP
+    """
+    from geowb.plots import layout, picture
+
+    panels = []
+    for name, planes in rows.items():
+        for title, plane in zip(titles, planes, strict=True):
+            colours = np.repeat(plane[:1], 3, 0) if len(plane) < 3 else plane[:3]
+            panels.append(picture(np.moveaxis(colours, 0, -1), f"{name}: {title}", size=7))
+    return layout(panels, len(titles)).opts(hspace=0.06, vspace=0.25)
