@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from geowb.masking.profiling import Profile
     from geowb.masking.strong import Attacked
 
-__all__ = ["METRICS", "RISES", "auroc", "correlations", "row"]
+__all__ = ["ATTACKS", "METRICS", "RISES", "auroc", "correlations", "row"]
 
 #: The five measures, in the order in which they are taken.
 METRICS = (
@@ -31,10 +31,12 @@ METRICS = (
     "gradient_information",
 )
 
+#: What an accuracy is under, from no attack to the strongest.
+ATTACKS = ("clean", "fgsm", "pgd", "autoattack")
 #: Measures that are high where gradients are masked; the others are low there.
 RISES = ("gradient_norm", "linearization_error")
-#: Fewest models that a correlation is told of.
-_FEWEST = 4
+#: Fewest models that a correlation is told of, and that an interval is.
+_FEWEST, _SEVERAL = 4, 8
 
 
 def correlations(
@@ -42,16 +44,14 @@ def correlations(
     metrics: Sequence[str],
     gaps: Sequence[str],
     *,
-    groups: str = "",
     repeats: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Correlate measures with gaps over models: Pearson and Spearman with 95 % intervals.
 
     Rows are metric and gap; columns ``models``, ``pearson``, ``pearson_low``, ``pearson_high`` and
-    the same for ``spearman``. The intervals are by bootstrap over models (with `groups`, a column,
-    over groups of them: seeds of one defence are no models of their own). Models without a value
-    are left out; NaN with fewer than four, or where all are equal.
+    the same for ``spearman``. The intervals are by bootstrap over models, and NaN with fewer than
+    eight. Models without a value are left out; NaN with fewer than four, or where all are equal.
     """
     if missing := [name for name in (*metrics, *gaps) if name not in table]:
         raise DataError(f"The table of models has no column '{missing[0]}'.")
@@ -59,46 +59,34 @@ def correlations(
     rows = {}
     for metric in metrics:
         for gap in gaps:
-            part = table[[metric, gap] + [groups] * bool(groups)].dropna()
-            rows[metric, gap] = {"models": len(part)} | _intervals(
-                part[metric].to_numpy(float),
-                part[gap].to_numpy(float),
-                part[groups].to_numpy() if groups else np.arange(len(part)),
-                repeats,
-                drawn,
-            )
+            part = table[[metric, gap]].astype(float).dropna().to_numpy()
+            found: dict[str, float] = {"models": len(part)}
+            picks = drawn.integers(max(1, len(part)), size=(repeats, len(part)))
+            for kind in ("pearson", "spearman"):
+                whole, ends = math.nan, (math.nan, math.nan)
+                if len(part) >= _FEWEST:
+                    whole = float(_correlation(part[None], kind)[0])
+                    several = _correlation(part[picks], kind)
+                    several = several[np.isfinite(several)]
+                    if len(part) >= _SEVERAL and several.size > repeats // 2:
+                        ends = tuple(np.percentile(several, [2.5, 97.5]).tolist())
+                found |= {kind: whole, f"{kind}_low": ends[0], f"{kind}_high": ends[1]}
+            rows[metric, gap] = found
     found = pd.DataFrame(rows).T.astype({"models": int})
     return found.rename_axis(index=["metric", "gap"])
 
 
-def _intervals(
-    a: np.ndarray, b: np.ndarray, groups: np.ndarray, repeats: int, drawn: np.random.Generator
-) -> dict[str, float]:
-    names = np.unique(groups)
-    members = [np.flatnonzero(groups == name) for name in names]
-    picks = drawn.integers(len(names), size=(repeats, len(names))) if len(names) else []
-    found = {}
-    for kind in ("pearson", "spearman"):
-        values = [
-            _correlation(a[rows], b[rows], kind)
-            for rows in (np.concatenate([members[k] for k in pick]) for pick in picks)
-        ]
-        values = np.array([value for value in values if math.isfinite(value)])
-        enough = len(names) >= _FEWEST and values.size > repeats // 2
-        low, high = np.percentile(values, [2.5, 97.5]) if enough else (math.nan, math.nan)
-        found |= {kind: _correlation(a, b, kind) if enough else math.nan}
-        found |= {f"{kind}_low": float(low), f"{kind}_high": float(high)}
-    return found
-
-
-def _correlation(a: np.ndarray, b: np.ndarray, kind: str) -> float:
+def _correlation(pairs: np.ndarray, kind: str) -> np.ndarray:
+    """Correlation of each table of pairs ``(tables, models, 2)``; NaN where one side is flat."""
     if kind == "spearman":
         from scipy.stats import rankdata
 
-        a, b = rankdata(a), rankdata(b)
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size > 1e-12 else math.nan
+        pairs = rankdata(pairs, axis=1)
+    away = pairs - pairs.mean(1, keepdims=True)
+    size = np.sqrt((away**2).sum(1).prod(1))
+    flat = size <= 1e-12 * np.abs(pairs).max(initial=0) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(flat, np.nan, away.prod(2).sum(1) / size)
 
 
 def auroc(values: pd.Series, masks: pd.Series, *, rises: bool) -> float:
@@ -133,17 +121,17 @@ def row(
     hides its gradients by construction, ``told`` what the profile says.
     """
     values = found.samples
-    right = {f"{name} (%)": 100 * values[name].mean() for name in ("clean", "fgsm", "pgd")}
+    right = {name: 100 * values[name].mean() for name in ATTACKS[:3]}
     if attacked is not None:
-        right["autoattack (%)"] = 100 * attacked.accuracy
+        right["autoattack"] = 100 * attacked.accuracy
     told = {name: values[name] for name in METRICS if name in values}
     for name in ("fgsm_pgd_cosine", "pgd_collinearity"):
         if name in told:
             told[name] = told[name].fillna(0.0)
     gaps = {
-        f"{a}-{b}": right[f"{a} (%)"] - right[f"{b} (%)"]
+        f"{a}-{b}": right[a] - right[b]
         for a, b in (("fgsm", "autoattack"), ("fgsm", "pgd"), ("pgd", "autoattack"))
-        if f"{b} (%)" in right
+        if b in right
     }
     measures = {name: part.mean() for name, part in told.items()}
     ends = {"trust": found.trust[0], "masks": masks, "defended": defended, "told": found.masks}

@@ -21,7 +21,10 @@ from torch.nn.functional import cross_entropy
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.lines import Line
 
-__all__ = ["DEFENCES", "Defence", "network", "train"]
+__all__ = ["DEFENCES", "NETWORKS", "OPTIMIZERS", "Defence", "network", "train"]
+
+NETWORKS = ("small", "resnet18")
+OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
@@ -200,18 +203,24 @@ def network(
     shape: tuple[int, ...],
     classes: int,
     *,
+    kind: str = "small",
     width: int = 16,
     activation: Callable[[], nn.Module] = nn.ReLU,
     seed: int = 0,
-) -> nn.Sequential:
-    """Build a small convolutional network for images of ``(C, H, W)``.
+) -> nn.Module:
+    """Build a convolutional network for images of ``(C, H, W)``.
 
     >>> network((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
 
-    A convolution, one of twice the channels and half the size, as many again as it takes to reach
-    8 x 8 pixels or fewer, and two linear layers.
+    ``"small"``: a convolution, one of twice the channels and half the size, as many again as it
+    takes to reach 8 x 8 pixels or fewer, and two linear layers. ``"resnet18"``: the paper's, with a
+    first layer for small images (3 x 3, no pooling).
     """
+    if kind not in NETWORKS:
+        raise RequestError(f"There is no network '{kind}'. {did_you_mean(kind, NETWORKS)}")
+    if kind == "resnet18":
+        return _resnet18(shape[0], classes, activation, seed)
     channels, height, size = shape[0], min(shape[1:]), tuple(shape[1:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -226,6 +235,22 @@ def network(
     return nn.Sequential(*layers)
 
 
+def _resnet18(
+    channels: int, classes: int, activation: Callable[[], nn.Module], seed: int
+) -> nn.Module:
+    from torchvision.models import resnet18
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = resnet18(num_classes=classes)
+        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    for part in list(model.modules()):
+        if hasattr(part, "relu"):
+            part.relu = activation()
+    return model
+
+
 def train(
     defence: str,
     x: torch.Tensor,
@@ -233,8 +258,10 @@ def train(
     *,
     epsilon: float,
     classes: int | None = None,
+    kind: str = "small",
     width: int = 16,
     epochs: int = 20,
+    optimizer: str = "adam",
     learning_rate: float = 0.002,
     batch_size: int = 64,
     seed: int = 0,
@@ -250,7 +277,12 @@ def train(
     defence
         A name of `DEFENCES`.
     x, y
-        ``(N, C, H, W)`` in [0, 1], and classes ``(N,)``.
+        ``(N, C, H, W)`` in [0, 1], and classes ``(N,)``, on the device to train on.
+    kind, width
+        See `network`.
+    optimizer
+        ``"adam"``, whose rate rises to `learning_rate` and falls again, or ``"sgd"`` with momentum
+        0.9 and a constant rate, as published.
     epsilon
         What is defended against: largest change of a pixel, as a fraction of the pixel range.
     seed
@@ -276,22 +308,37 @@ def train(
             f"{tuple(x.shape)} from {x.min():g} to {x.max():g} and {tuple(y.shape)}."
         )
     how, count = DEFENCES[defence], classes or int(y.max()) + 1
-    model = network(tuple(x.shape[1:]), count, width=width, activation=how.activation, seed=seed)
+    of = {"kind": kind, "width": width, "activation": how.activation, "seed": seed}
+    model = network(tuple(x.shape[1:]), count, **of).to(x.device).train()
     drawn = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     steps = epochs * -(-len(x) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    steered, schedule = _steered(model, optimizer, learning_rate, steps)
     shown = Line() if progress else None
     for epoch in range(epochs):
         for rows in torch.randperm(len(x), generator=drawn).split(batch_size):
             loss = _loss(how, model, x[rows], y[rows], epsilon, drawn)
-            optimizer.zero_grad()
+            steered.zero_grad()
             loss.backward()
-            optimizer.step()
-            schedule.step()
+            steered.step()
+            if schedule is not None:
+                schedule.step()
         if shown is not None:
             shown.show(f"{defence}: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}")
     return (how.around(model) if how.around else model).eval()
+
+
+def _steered(
+    model: nn.Module, optimizer: str, rate: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    """Choose what steers the training, and its schedule."""
+    if optimizer not in OPTIMIZERS:
+        raise RequestError(
+            f"There is no optimizer '{optimizer}'. {did_you_mean(optimizer, OPTIMIZERS)}"
+        )
+    if optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9), None
+    adam = torch.optim.Adam(model.parameters(), lr=rate)
+    return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=steps)
 
 
 def _loss(

@@ -32,8 +32,8 @@ def loss_along_gradient(
     >>> loss_along_gradient(model, x, y, epsilons=[0, 0.05, 0.1]).mean(axis=1)  # doctest: +SKIP
 
     A row an epsilon (fraction of the pixel range), a column a sample. Where the loss rises and
-    falls again, a large step misses what a smaller one finds. Pixels are not clipped, as in the author's
-    code (figure 3 of arXiv:2204.04778).
+    falls again, a large step misses what a smaller one finds. Pixels are not clipped, as in the
+    author's code (figure 3 of arXiv:2204.04778).
     """
     step.check(norm)
     sizes = [float(epsilon) for epsilon in epsilons]

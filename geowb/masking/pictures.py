@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ NAMES: Mapping[str, str] = {
     "linearization_error": "linearisation error",
     "pgd_collinearity": "PGD collinearity",
     "gradient_information": "gradient information",
+    "cos8": "FGSM-PGD cosine",
+    "lin8": "linearisation error",
     "fgsm-autoattack": "FGSM - AutoAttack (points)",
     "fgsm-pgd": "FGSM - PGD (points)",
     "pgd-autoattack": "PGD - AutoAttack (points)",
@@ -34,21 +36,31 @@ _KINDS = (
 )
 
 
-def against_gap(models: pd.DataFrame, metric: str, gap: str, *, log: bool = False) -> hv.Overlay:
+def against_gap(
+    models: pd.DataFrame, metric: str, gap: str, *, log: bool = False, legend: bool = True
+) -> hv.Overlay:
     """Draw a measure against a gap of accuracy, a point a model, by kind.
 
     >>> against_gap(models, "fgsm_pgd_cosine", "fgsm-autoattack")  # doctest: +SKIP
+
+    With `log` the logarithm of the measure is drawn, to base 10.
     """
     hv = holoviews()
-    axes = (NAMES.get(gap, gap), NAMES.get(metric, metric))
-    kind = np.where(models["masks"], 2, np.where(models["defended"], 1, 0))
+    name = NAMES.get(metric, metric)
+    axes = (NAMES.get(gap, gap), f"log10 of {name}" if log else name)
+    kind = np.where(
+        models["masks"].astype(bool), 2, np.where(models["defended"].astype(bool), 1, 0)
+    )
     drawn = []
-    for number, (name, colour, marker) in enumerate(_KINDS):
-        part = models[kind == number].dropna(subset=[metric, gap])
-        points = list(zip(part[gap].astype(float), part[metric].astype(float), strict=True))
-        style = {"color": colour, "marker": marker, "s": 45, "padding": 0.1}
-        drawn.append(hv.Scatter(points, *axes, label=name).opts(**style))
-    return hv.Overlay(drawn).opts(aspect=1.3, show_grid=True, legend_position="best", logy=log)
+    for number, (called, colour, marker) in enumerate(_KINDS):
+        part = models.loc[kind == number, [gap, metric]].astype(float).dropna()
+        values = np.log10(part[metric]) if log else part[metric]
+        style = {"color": colour, "marker": marker, "s": 40, "alpha": 0.75, "padding": 0.1}
+        points = list(zip(part[gap], values, strict=True))
+        drawn.append(hv.Scatter(points, *axes, label=called).opts(**style))
+    return hv.Overlay(drawn).opts(
+        aspect=1.4, show_grid=True, show_legend=legend, legend_position="right"
+    )
 
 
 def along_gradient(
@@ -59,14 +71,20 @@ def along_gradient(
     >>> along_gradient({"pgd": loss_along_gradient(...)}, epsilon=0.15)  # doctest: +SKIP
     """
     hv = holoviews()
-    axes = ("epsilon (fraction of the pixel range)", "mean loss")
-    styles = ("solid", "dashed", "dotted")
-    drawn: list[Any] = [hv.VLine(epsilon).opts(color="grey", linewidth=1, linestyle="dotted")]
+    styles, drawn = ("solid", "dashed", "dotted"), []
     for i, (name, found) in enumerate(losses.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "linestyle": styles[i // len(COLOURS) % 3]}
-        curve = hv.Curve((found.index, found.mean(axis=1)), *axes, label=name)
-        drawn.append(curve.opts(linewidth=2, **style))
-    return hv.Overlay(drawn).opts(title=title, aspect=1.6, show_grid=True, legend_position="right")
+        points = (found.index, found.mean(axis=1))
+        drawn.append(hv.Curve(points, label=name).opts(linewidth=2, **style))
+    line = hv.VLine(epsilon).opts(color="grey", linewidth=1.5, linestyle="dotted")
+    return hv.Overlay([*drawn, line]).opts(
+        title=title,
+        xlabel="epsilon (fraction of the pixel range)",
+        ylabel="mean loss",
+        aspect=1.6,
+        show_grid=True,
+        legend_position="right",
+    )
 
 
 def images(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> hv.Layout:

@@ -164,7 +164,7 @@ def profile(
                 break
     values, right = taken.values, taken.right
     trust, scores = _trust(values, weights), _scores(right, weights)
-    masks, verdict = _verdict(scores, trust, values, metrics)
+    masks, verdict = _verdict(scores, trust, values, metrics, _guessing(y))
     settings = {"epsilon": epsilon, "norm": norm, "bounds": list(bounds), "seed": seed}
     settings |= {"images": len(x), "draws": taken.drawn}
     return Profile(
@@ -340,6 +340,14 @@ def _trust(values: dict[str, torch.Tensor], weights: np.ndarray) -> tuple[float,
     return (float(np.mean(total)), *_interval(np.mean(drawn, 0)))
 
 
+def _guessing(y: torch.Tensor) -> float:
+    """Share that is right by always saying the commonest class; 0 for quantities."""
+    if y.is_floating_point():
+        return 0.0
+    seen = y[y >= 0]
+    return float(seen.bincount().max() / len(seen)) if len(seen) else 0.0
+
+
 def _decided(trust: tuple[float, float, float]) -> bool:
     return not trust[1] <= ENOUGH <= trust[2]
 
@@ -349,6 +357,7 @@ def _verdict(
     trust: tuple[float, float, float],
     values: dict[str, torch.Tensor],
     metrics: Sequence[str],
+    guessing: float,
 ) -> tuple[bool | None, str]:
     """Whether the model masks, and the same in words."""
     missing = {"gradient_norm", *METRICS[1:3]} - set(metrics)
@@ -362,7 +371,12 @@ def _verdict(
     told = f"trust {trust[0]:.2f} ({trust[1]:.2f} to {trust[2]:.2f}; limit {ENOUGH})"
     if none:
         told += f", no gradient at all at {100 * none:.0f} % of the samples"
-    if clean == 0 or max(fgsm, pgd) < LOOKS_ROBUST * clean:
+    if float(scores.loc["clean", "low"]) <= guessing:
+        return None, (
+            f"Cannot tell: the model is no better than always saying the commonest class, which is "
+            f"{100 * guessing:.0f} % of these samples ({under}). There is nothing to attack."
+        )
+    if max(fgsm, pgd) < LOOKS_ROBUST * clean:
         return False, (
             f"Nothing to mask: the model does not look robust ({under}). The measures do not "
             f"decide here; an undefended model can score like a masking one ({told})."
@@ -376,8 +390,8 @@ def _verdict(
         if pgd < LOOKS_ROBUST * clean:
             also = " FGSM alone misleads: PGD breaks it."
         return False, (
-            f"The gradients can be trusted: it looks robust ({under}), and they tell what comes "
-            f"({told}).{also}"
+            f"The gradients can be trusted: they tell what comes ({told}), so that what withstands "
+            f"the attacks is no work of masking ({under}).{also}"
         )
     seen = " PGD sees through it." if pgd < LOOKS_ROBUST * clean else ""
     return True, (
