@@ -150,7 +150,7 @@ def profile(
     if unknown := [name for name in metrics if name not in METRICS]:
         told = did_you_mean(unknown[0], METRICS)
         raise RequestError(f"There is no metric '{unknown[0]}'. {told}")
-    step.check(norm, epsilon, repeats=repeats)
+    step.check(norm, epsilon, draws=draws or 1, repeats=repeats)
     x, y = _gathered(loader)
     subject, began = Subject(model, bounds, loss), time.perf_counter()
     with undisturbed(model, seed):
