@@ -9,6 +9,10 @@ From the public code of Gomes (2022, arXiv:2204.04778; `gradient_masking_tests.p
 ``published=True`` a measure is taken as that code takes it, slips included, so that published
 numbers can be compared. Each takes a batch of samples and returns ``(N,)``: a value a sample, NaN
 where it is not defined. `epsilon` is a fraction of the pixel range. The model is left as it was.
+
+For maps (a class or a quantity a pixel) the loss is summed over the labelled pixels of a sample,
+and is what the linearisation error is of; a sample without labels is NaN. Gradient information
+needs a class a sample. A regression has no target "prediction": there its gradient is zero.
 """
 
 from __future__ import annotations
@@ -299,7 +303,10 @@ def measured(
     """Take a measure batch by batch, without touching the model's state: ``(N,)`` on the CPU."""
     subject = Subject(model, bounds, loss)
     with undisturbed(model, seed):
-        found = [measure(point).detach().cpu() for point in points(subject, x, y, batch_size)]
+        found = []
+        for point in points(subject, x, y, batch_size):
+            values = measure(point).detach()
+            found.append(torch.where(point.labelled, values, torch.nan).cpu())
     return torch.cat(found)
 
 

@@ -46,7 +46,8 @@ class Profile:
     ``table`` has a row a measure: mean with its 95 % interval (low, high), median, undefined
     (samples), and the passes an image that it took beyond what others had done (forward, backward);
     ``samples`` has a row a sample; ``scores`` what is right without an attack and under FGSM and
-    PGD, as shares with intervals; ``trust`` is the mean of three measures with its interval;
+    PGD, as shares with intervals (of quantities: the root mean square error a sample); ``trust``
+    is the mean of three measures with its interval;
     ``masks`` is True, False, or None where it cannot be told; ``verdict`` the same in words.
     """
 
@@ -128,6 +129,10 @@ def profile(
     foresees of the loss and what comes. Its limit, 0.6, was set on classifiers of handwritten
     digits. Intervals are by bootstrap over the samples.
 
+    Maps are measured by the loss over their labelled pixels, without gradient information; samples
+    without a label are left out. A model of quantities looks robust where its error grows less than
+    fourfold.
+
     Parameters
     ----------
     model, epsilon, bounds, norm, loss
@@ -151,11 +156,14 @@ def profile(
         told = did_you_mean(unknown[0], METRICS)
         raise RequestError(f"There is no metric '{unknown[0]}'. {told}")
     step.check(norm, epsilon, draws=draws or 1, repeats=repeats)
-    x, y = _gathered(loader)
+    x, y = _labelled(*_gathered(loader))
+    kind = "quantities" if y.is_floating_point() else "maps" if y.ndim > 1 else "classes"
     subject, began = Subject(model, bounds, loss), time.perf_counter()
     with undisturbed(model, seed):
         taken = _Taken(list(points(subject, x, y, batch_size)), epsilon, norm, seed)
         weights = _weights(len(x), repeats, seed)
+        if kind != "classes":
+            metrics = [name for name in metrics if name != "gradient_information"]
         for name in METRICS:
             if name in metrics and name != "linearization_error":
                 taken.take(name)
@@ -164,9 +172,9 @@ def profile(
                 break
     values, right = taken.values, taken.right
     trust, scores = _trust(values, weights), _scores(right, weights)
-    masks, verdict = _verdict(scores, trust, values, metrics, _guessing(y))
+    masks, verdict = _verdict(scores, trust, values, metrics, kind, _guessing(y))
     settings = {"epsilon": epsilon, "norm": norm, "bounds": list(bounds), "seed": seed}
-    settings |= {"images": len(x), "draws": taken.drawn}
+    settings |= {"images": len(x), "draws": taken.drawn, "kind": kind}
     return Profile(
         _table(values, taken.passes, weights),
         pd.DataFrame({name: found.numpy() for name, found in (values | right).items()}),
@@ -218,7 +226,7 @@ class _Taken:
         return step.cosine(*(u - point.u for u in pair))
 
     def _pgd_collinearity(self, point: Point) -> torch.Tensor:
-        target = "label" if point.y.is_floating_point() else "prediction"
+        target = "label" if point.quantities else "prediction"
         return measure.collinearity(point, self.epsilon, self.norm, target)
 
     def _gradient_information(self, point: Point) -> torch.Tensor:
@@ -274,6 +282,16 @@ def _gathered(
         raise DataError("The loader gave no batch: there is nothing to measure at.")
     xs, ys = zip(*batches, strict=True)
     return torch.cat(xs), torch.cat(ys)
+
+
+def _labelled(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave out maps without a labelled pixel: they have no loss."""
+    if y.ndim < 2 or len(x) != len(y) or not len(y):
+        return x, y
+    seen = (y.isfinite() if y.is_floating_point() else y >= 0).flatten(1).any(1)
+    if not seen.any():
+        raise DataError("No pixel of any sample is labelled: there is no loss to measure.")
+    return x[seen], y[seen]
 
 
 def _weights(count: int, repeats: int, seed: int) -> np.ndarray:
@@ -357,26 +375,31 @@ def _verdict(
     trust: tuple[float, float, float],
     values: dict[str, torch.Tensor],
     metrics: Sequence[str],
+    kind: str,
     guessing: float,
 ) -> tuple[bool | None, str]:
     """Whether the model masks, and the same in words."""
-    missing = {"gradient_norm", *METRICS[1:3]} - set(metrics)
-    if missing:
+    if missing := {"gradient_norm", *METRICS[1:3]} - set(metrics):
         return None, f"No verdict: it needs {' and '.join(sorted(missing))} too."
     clean, fgsm, pgd = (float(scores.loc[name, "mean"]) for name in ("clean", "fgsm", "pgd"))
-    none = float((values["gradient_norm"] == 0).double().mean())
-    under = (
-        f"{100 * clean:.0f} % are right, {100 * fgsm:.0f} % under FGSM, {100 * pgd:.0f} % under PGD"
-    )
+    left = [clean / max(after, 1e-30) for after in (fgsm, pgd)]
+    under = f"the error is {clean:.3g}, {fgsm:.3g} under FGSM, {pgd:.3g} under PGD"
+    if kind != "quantities":
+        left = [after / max(clean, 1e-30) for after in (fgsm, pgd)]
+        of = "of the pixels " if kind == "maps" else ""
+        under = f"{100 * clean:.0f} % {of}are right, {100 * fgsm:.0f} % under FGSM, "
+        under += f"{100 * pgd:.0f} % under PGD"
+        if float(scores.loc["clean", "low"]) <= guessing:
+            return None, (
+                "Cannot tell: the model is no better than always saying the commonest class, which "
+                f"is {100 * guessing:.0f} % of these samples ({under}). There is nothing to attack."
+            )
     told = f"trust {trust[0]:.2f} ({trust[1]:.2f} to {trust[2]:.2f}; limit {ENOUGH})"
-    if none:
+    if none := float((values["gradient_norm"] == 0).double().mean()):
         told += f", no gradient at all at {100 * none:.0f} % of the samples"
-    if float(scores.loc["clean", "low"]) <= guessing:
-        return None, (
-            f"Cannot tell: the model is no better than always saying the commonest class, which is "
-            f"{100 * guessing:.0f} % of these samples ({under}). There is nothing to attack."
-        )
-    if max(fgsm, pgd) < LOOKS_ROBUST * clean:
+    if kind != "classes":
+        told += "; gradient information does not apply to maps"
+    if max(left) < LOOKS_ROBUST:
         return False, (
             f"Nothing to mask: the model does not look robust ({under}). The measures do not "
             f"decide here; an undefended model can score like a masking one ({told})."
@@ -385,18 +408,19 @@ def _verdict(
     if few or not _decided(trust):
         why = f"{_FEWEST} samples are the least" if few else "the interval holds the limit"
         return None, f"Cannot tell: {why} ({under}; {told}). Measure at more samples."
+    seen = left[1] < LOOKS_ROBUST
     if trust[0] > ENOUGH:
-        also = ""
-        if pgd < LOOKS_ROBUST * clean:
-            also = " FGSM alone misleads: PGD breaks it."
         return False, (
             f"The gradients can be trusted: they tell what comes ({told}), so that what withstands "
-            f"the attacks is no work of masking ({under}).{also}"
+            f"the attacks is no work of masking ({under})."
+            + " FGSM alone misleads: PGD breaks it."
+            * seen
         )
-    seen = " PGD sees through it." if pgd < LOOKS_ROBUST * clean else ""
     return True, (
         f"The model masks its gradients: it looks robust ({under}), but they do not tell what "
-        f"comes ({told}). Believe no attack that follows them; use one that needs none.{seen}"
+        f"comes ({told}). Believe no attack that follows them; use one that needs none."
+        + " PGD sees through it."
+        * seen
     )
 
 

@@ -216,8 +216,26 @@ class Point:
         """The class that it says, of a sample or of each pixel."""
         return self.output.argmax(1)
 
+    @property
+    def quantities(self) -> bool:
+        """Whether targets are quantities, not classes."""
+        return self.y.is_floating_point()
+
+    @functools.cached_property
+    def labelled(self) -> torch.Tensor:
+        """Which samples have a label at all, ``(N,)``: others have no loss and no gradient."""
+        seen = self.y.isfinite() if self.quantities else self.y >= 0
+        return seen.flatten(1).any(1) if seen.ndim > 1 else seen
+
     def score(self, output: torch.Tensor) -> torch.Tensor:
-        """Say what is right of each sample, ``(N,)``: 0 or 1; of a map the share of pixels."""
+        """Say what is right of each sample, ``(N,)``: 0 or 1, or of a map the share of pixels.
+
+        Of quantities it is the error: the root of the mean square over what is labelled.
+        """
+        if self.quantities:
+            seen, error = self.y.isfinite(), output.reshape(self.y.shape) - self.y
+            total = torch.where(seen, error, 0.0).square().reshape(len(self), -1).sum(1)
+            return (total / seen.reshape(len(self), -1).sum(1)).sqrt()
         right = output.argmax(1) == self.y
         if right.ndim == 1:
             return right.to(self.u.dtype)
@@ -230,7 +248,7 @@ class Point:
             raise RequestError(f"There is no target '{name}'. {did_you_mean(name, TARGETS)}")
         if name == "label":
             return self.y
-        if self.subject.loss == "squared_error" or self.y.is_floating_point():
+        if self.subject.loss == "squared_error" or self.quantities:
             raise RequestError(
                 "A regression has no target 'prediction': at the model's own prediction the "
                 "gradient of the loss is zero. Use target='label'."
