@@ -16,7 +16,7 @@ from geowb.errors import DataError, RequestError
 from geowb.labelled import Places
 from geowb.masking import comparing, metrics, pictures, profile, published
 from geowb.masking.comparing import METRICS, auroc, correlations, row
-from geowb.masking.samples import pixel_range, samples
+from geowb.masking.drawing import pixel_range, samples
 
 
 def clusters(count=60, classes=4, seed=0):

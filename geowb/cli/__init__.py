@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import geowb
-from geowb.cli import catalog, maps, models, nec, runs, tools
+from geowb.cli import catalog, maps, masking, models, nec, runs, tools
 from geowb.errors import GeowbError
 
 __all__ = ["app", "main"]
@@ -52,6 +52,7 @@ _MODELS = {
     "area": maps.area,
     "adapt": nec.adapt,
     "embed": nec.embed,
+    "masking": masking.masking,
     "publish": models.publish,
 }
 

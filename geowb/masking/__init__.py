@@ -12,9 +12,15 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["attacks", "comparing", "defences", "metrics", "profiling", "published"],
+    submodules=["comparing", "defences", "metrics", "pictures", "published", "steps", "subject"],
     submod_attrs={
         "attacks": ["accuracy", "fgsm", "pgd", "spsa"],
+        "checks": ["checklist", "random_search"],
+        "comparing": ["METRICS", "auroc", "correlations"],
+        "defences": ["DEFENCES", "train"],
+        "examining": ["examine"],
+        "landscape": ["loss_along_gradient"],
+        "mapping": ["pixel_maps"],
         "metrics": [
             "fgsm_pgd_cosine",
             "gradient_information",
@@ -23,5 +29,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "pgd_collinearity",
         ],
         "profiling": ["Profile", "profile"],
+        "drawing": ["chip_samples", "pixel_range", "samples"],
+        "strong": ["Attacked", "autoattack"],
     },
 )

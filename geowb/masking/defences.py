@@ -10,9 +10,10 @@ They differ in how much they mask: that is what they are for. None is a defence 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,10 @@ from torch.nn.functional import cross_entropy
 
 from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.lines import Line
+from geowb.models.classifier import Classifier, build_classifier
 
-__all__ = ["DEFENCES", "NETWORKS", "OPTIMIZERS", "Defence", "network", "train"]
+__all__ = ["DEFENCES", "OPTIMIZERS", "Defence", "train"]
 
-NETWORKS = ("small", "resnet18")
 OPTIMIZERS = ("adam", "sgd")
 
 
@@ -41,10 +42,14 @@ class Defence:
         What it is trained on in place of the images; None for the images themselves.
     penalty
         Added to the loss, times `weight`.
-    activation
-        Of the network; ReLU if None.
-    around
-        What is put around the trained network.
+    strength
+        Epsilon of the training, as a multiple of what is defended against.
+    both
+        Whether it is trained on the images too.
+    built
+        Arguments of `geowb.models.build_classifier` that differ.
+    after
+        Entries of the trained classifier's card that are changed at the end.
     """
 
     says: str
@@ -54,8 +59,8 @@ class Defence:
     weight: float = 0.0
     strength: float = 1.0
     both: bool = False
-    activation: Callable[[], nn.Module] = nn.ReLU
-    around: Callable[[nn.Module], nn.Module] | None = None
+    built: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _loss_gradient(
@@ -112,58 +117,6 @@ def _curvature(
     return (there - here).flatten(1).norm(dim=1)
 
 
-class Steep(nn.Module):
-    """A sigmoid so steep that it is nearly a step."""
-
-    def __init__(self, slope: float = 50.0) -> None:
-        super().__init__()
-        self.slope = slope
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Bring values to nearly 0 or nearly 1."""
-        return torch.sigmoid(self.slope * x)
-
-
-class Winners(nn.Module):
-    """Only the largest share of all values of a layer stays; the others are 0 (k-WTA)."""
-
-    def __init__(self, share: float = 0.05) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Put all but the largest to 0."""
-        flat = x.flatten(1)
-        least = flat.topk(max(1, int(self.share * flat.shape[1])), dim=1).values[:, -1]
-        return torch.where(x >= least.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0)
-
-
-class Levels(nn.Module):
-    """Values between 0 and 1 in a few levels; training looks through the rounding."""
-
-    def __init__(self, levels: int = 4) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Clip to [0, 1] and round."""
-        x = x.clamp(0, 1)
-        rounded = (x * (self.levels - 1)).round() / (self.levels - 1)
-        return x + (rounded - x).detach() if self.training else rounded
-
-
-class Louder(nn.Module):
-    """A network whose logits are multiplied, so that its softmax is full."""
-
-    def __init__(self, network: nn.Module, gain: float = 100.0) -> None:
-        super().__init__()
-        self.network, self.gain = network, gain
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits times the gain."""
-        return self.gain * self.network(x)
-
-
 DEFENCES: Mapping[str, Defence] = MappingProxyType(
     {
         "none": Defence("trained on the images alone"),
@@ -183,72 +136,26 @@ DEFENCES: Mapping[str, Defence] = MappingProxyType(
             "gradients that change little: curvature regularisation", penalty=_curvature, weight=0.5
         ),
         "saturated": Defence(
-            "trained on the images alone; logits times 100", masks=True, around=Louder
+            "trained on the images alone; logits times 100", masks=True, after={"gain": 100.0}
         ),
         "rounded_input": Defence(
             "trained on the images alone; pixels in four levels",
             masks=True,
-            around=lambda m: nn.Sequential(Levels(4), m),
+            after={"levels": 4},
         ),
-        "rounded_activations": Defence("activations in four levels", masks=True, activation=Levels),
+        "rounded_activations": Defence(
+            "activations in four levels", masks=True, built={"activation": "levels"}
+        ),
         "winners": Defence(
-            "only 5 % of a layer's activations stay (k-WTA)", masks=True, activation=Winners
+            "only 5 % of a layer's activations stay (k-WTA)",
+            masks=True,
+            built={"activation": "winners"},
         ),
-        "steep": Defence("activations that are nearly steps", masks=True, activation=Steep),
+        "steep": Defence(
+            "activations that are nearly steps", masks=True, built={"activation": "steep"}
+        ),
     }
 )
-
-
-def network(
-    shape: tuple[int, ...],
-    classes: int,
-    *,
-    kind: str = "small",
-    width: int = 16,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-    seed: int = 0,
-) -> nn.Module:
-    """Build a convolutional network for images of ``(C, H, W)``.
-
-    >>> network((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
-
-    ``"small"``: a convolution, one of twice the channels and half the size, as many again as it
-    takes to reach 8 x 8 pixels or fewer, and two linear layers. ``"resnet18"``: the paper's, with a
-    first layer for small images (3 x 3, no pooling).
-    """
-    if kind not in NETWORKS:
-        raise RequestError(f"There is no network '{kind}'. {did_you_mean(kind, NETWORKS)}")
-    if kind == "resnet18":
-        return _resnet18(shape[0], classes, activation, seed)
-    channels, height, size = shape[0], min(shape[1:]), tuple(shape[1:])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), activation()]
-        while True:
-            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), activation()]
-            width, height, size = 2 * width, -(-height // 2), tuple(-(-n // 2) for n in size)
-            if height <= 8:
-                break
-        flat = width * size[0] * size[1]
-        layers += [nn.Flatten(), nn.Linear(flat, 64), activation(), nn.Linear(64, classes)]
-    return nn.Sequential(*layers)
-
-
-def _resnet18(
-    channels: int, classes: int, activation: Callable[[], nn.Module], seed: int
-) -> nn.Module:
-    from torchvision.models import resnet18
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = resnet18(num_classes=classes)
-        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    for part in list(model.modules()):
-        if hasattr(part, "relu"):
-            part.relu = activation()
-    return model
 
 
 def train(
@@ -257,8 +164,8 @@ def train(
     y: torch.Tensor,
     *,
     epsilon: float,
-    classes: int | None = None,
-    kind: str = "small",
+    classes: Sequence[str] = (),
+    network: str = "small",
     width: int = 16,
     epochs: int = 20,
     optimizer: str = "adam",
@@ -266,7 +173,7 @@ def train(
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = False,
-) -> nn.Module:
+) -> Classifier:
     """Train a small classifier with a defence; all get the same network, length and rate.
 
     >>> train("none", torch.rand(32, 1, 8, 8), torch.arange(32) % 2, epsilon=0.1, epochs=1).training
@@ -278,8 +185,10 @@ def train(
         A name of `DEFENCES`.
     x, y
         ``(N, C, H, W)`` in [0, 1], and classes ``(N,)``, on the device to train on.
-    kind, width
-        See `network`.
+    classes
+        Their names; numbers if empty.
+    network, width
+        See `geowb.models.build_classifier`.
     optimizer
         ``"adam"``, whose rate rises to `learning_rate` and falls again, or ``"sgd"`` with momentum
         0.9 and a constant rate, as published.
@@ -307,9 +216,10 @@ def train(
             f"Training takes images (N, C, H, W) in [0, 1] and classes (N,); these are "
             f"{tuple(x.shape)} from {x.min():g} to {x.max():g} and {tuple(y.shape)}."
         )
-    how, count = DEFENCES[defence], classes or int(y.max()) + 1
-    of = {"kind": kind, "width": width, "activation": how.activation, "seed": seed}
-    model = network(tuple(x.shape[1:]), count, **of).to(x.device).train()
+    how = DEFENCES[defence]
+    names = classes or [str(k) for k in range(int(y.max()) + 1)]
+    of = {"network": network, "width": width, "seed": seed, **how.built}
+    model = build_classifier(tuple(x.shape[1:]), names, **of).to(x.device).train()
     drawn = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(x) // batch_size)
     steered, schedule = _steered(model, optimizer, learning_rate, steps)
@@ -324,7 +234,9 @@ def train(
                 schedule.step()
         if shown is not None:
             shown.show(f"{defence}: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}")
-    return (how.around(model) if how.around else model).eval()
+    model.card |= {"weights": f"trained: {defence}, epsilon {epsilon:g}", "defence": defence}
+    model.card |= {"pretrained": True, **how.after}
+    return model.eval()
 
 
 def _steered(

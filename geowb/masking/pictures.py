@@ -12,11 +12,14 @@ from geowb.plots.axes import COLOURS, holoviews
 
 if TYPE_CHECKING:
     import holoviews as hv
+    import xarray as xr
 
-__all__ = ["NAMES", "against_gap", "along_gradient", "images"]
+__all__ = ["NAMES", "against_gap", "along_gradient", "images", "pixel_panels"]
 
 #: What measures and gaps are called on axes.
 NAMES: Mapping[str, str] = {
+    "gradient": "gradient (per pixel range)",
+    "agreement": "FGSM-PGD agreement",
     "gradient_norm": "gradient norm",
     "fgsm_pgd_cosine": "FGSM-PGD cosine",
     "linearization_error": "linearisation error",
@@ -100,3 +103,35 @@ def images(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> h
             colours = np.repeat(plane[:1], 3, 0) if len(plane) < 3 else plane[:3]
             panels.append(picture(np.moveaxis(colours, 0, -1), f"{name}: {title}", size=7))
     return layout(panels, len(titles)).opts(hspace=0.06, vspace=0.25)
+
+
+def pixel_panels(maps: Mapping[str, xr.Dataset], image: np.ndarray, sample: int = 0) -> hv.Layout:
+    """Lay out maps of measures, a row a model: the image, then each measure on one scale.
+
+    >>> pixel_panels({"unet": pixel_maps(...)}, colours)  # doctest: +SKIP
+
+    `image` is ``(y, x, 3)``, 0 to 1, of that sample.
+    """
+    from geowb.plots import layout, picture
+
+    hv, panels = holoviews(), []
+    shown = {"gradient": "Blues", "agreement": "PuOr", "linearization_error": "Oranges"}
+    tops = {
+        name: max(float(np.nanpercentile(one[name][sample], 98)) for one in maps.values())
+        for name in shown
+    }
+    height, width = image.shape[:2]
+    for model, found in maps.items():
+        panels.append(picture(image, f"{model}: image"))
+        for name, cmap in shown.items():
+            limits = (-1.0, 1.0) if name == "agreement" else (0.0, tops[name] or 1.0)
+            plane = hv.Image(found[name].values[sample], bounds=(0, 0, width, height))
+            panels.append(
+                plane.opts(
+                    **{"cmap": cmap, "clim": limits, "colorbar": True, "aspect": "equal"},
+                    **{"xaxis": None, "yaxis": None, "fontsize": {"title": 8, "cticks": 7}},
+                    title=NAMES.get(name, name),
+                    clipping_colors={"NaN": "#DDDDDD"},
+                )
+            )
+    return layout(panels, 1 + len(shown)).opts(hspace=0.15, vspace=0.25)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from geowb.errors import DataError, RequestError, did_you_mean
+from geowb.lines import Line
 from geowb.masking import metrics as measure
 from geowb.masking import steps as step
 from geowb.masking.comparing import METRICS
@@ -73,7 +74,7 @@ class Profile:
         told = {
             "mean": rows["mean"].map(_short),
             "95 % interval": [
-                f"{_short(low)} to {_short(high)}"
+                "-" if math.isnan(low) else f"{_short(low)} to {_short(high)}"
                 for low, high in zip(rows["low"], rows["high"], strict=True)
             ],
             "median": rows["median"].map(_short),
@@ -111,6 +112,7 @@ def profile(
     seed: int = 0,
     batch_size: int = 64,
     repeats: int = 2000,
+    progress: bool = False,
 ) -> Profile:
     """Measure how much a model hides its gradients, and say it in words.
 
@@ -147,6 +149,8 @@ def profile(
         the interval of the trust lies on one side of its limit, at most 256.
     repeats
         Bootstrap draws.
+    progress
+        Show a line that tells which measure is taken.
 
     Raises
     ------
@@ -160,7 +164,13 @@ def profile(
     kind = "quantities" if y.is_floating_point() else "maps" if y.ndim > 1 else "classes"
     subject, began = Subject(model, bounds, loss), time.perf_counter()
     with undisturbed(model, seed):
-        taken = _Taken(list(points(subject, x, y, batch_size)), epsilon, norm, seed)
+        taken = _Taken(
+            list(points(subject, x, y, batch_size)),
+            epsilon,
+            norm,
+            seed,
+            Line() if progress else None,
+        )
         weights = _weights(len(x), repeats, seed)
         if kind != "classes":
             metrics = [name for name in metrics if name != "gradient_information"]
@@ -191,8 +201,10 @@ def profile(
 class _Taken:
     """What was measured, a value a sample, and the passes that each measure took."""
 
-    def __init__(self, where: list[Point], epsilon: float, norm: str, seed: int) -> None:
-        self.points, self.subject = where, where[0].subject
+    def __init__(
+        self, where: list[Point], epsilon: float, norm: str, seed: int, line: Line | None
+    ) -> None:
+        self.points, self.subject, self._line = where, where[0].subject, line
         self.epsilon, self.norm, self.seed = epsilon, norm, seed
         self.values: dict[str, torch.Tensor] = {}
         self.right: dict[str, torch.Tensor] = {}
@@ -209,8 +221,15 @@ class _Taken:
     def take(self, name: str) -> None:
         """Take a measure at all points."""
         with self._counted(name):
-            found = [getattr(self, f"_{name}")(point).detach().cpu() for point in self.points]
+            found = []
+            for number, point in enumerate(self.points):
+                self._show(f"{name}: batch {number + 1}/{len(self.points)}")
+                found.append(getattr(self, f"_{name}")(point).detach().cpu())
             self.values[name] = torch.cat(found)
+
+    def _show(self, text: str) -> None:
+        if self._line is not None:
+            self._line.show(text, lasting=False)
 
     def _gradient_norm(self, point: Point) -> torch.Tensor:
         return step.length(point.gradient("label"))
@@ -237,6 +256,7 @@ class _Taken:
         like, sums = self.points[0].u, _Sums()
         for ways in step.directions(like, self.epsilon, self.norm, count, self.seed):
             with self._counted("linearization_error"):
+                self._show(f"linearization_error: corner {self.drawn + 1} of {count} at most")
                 for number, point in enumerate(self.points):
                     sums.add(number, point, ways)
             self.values["linearization_error"], self.values["foresight"] = sums.found()

@@ -13,9 +13,13 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["cgan", "checks", "files", "masked", "prithvi", "registry", "unet", "weights"],
+    submodules=[
+        *("cgan", "checks", "classifier", "files", "masked", "prithvi", "registry", "unet"),
+        "weights",
+    ],
     submod_attrs={
         "checks": ["check_weights"],
+        "classifier": ["Classifier", "build_classifier"],
         "files": ["load", "save"],
         "publishing": ["publish"],
         "registry": ["MODELS", "ModelSpec"],

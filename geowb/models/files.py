@@ -108,7 +108,8 @@ def load(file: str | Path) -> torch.nn.Module:
     >>> model = load("runs/agb/models/unet/model.safetensors")  # doctest: +SKIP
 
     The file of a masked model gives a `geowb.models.masked.MaskedModel`, that of a conditional GAN
-    a `geowb.models.cgan.CGAN`, every other a `PixelModel`.
+    a `geowb.models.cgan.CGAN`, of a classifier a `geowb.models.classifier.Classifier`, every other
+    a `PixelModel`.
 
     Raises
     ------
@@ -126,7 +127,8 @@ def load(file: str | Path) -> torch.nn.Module:
         if not part.is_file():
             raise ModelError(f"There is no {part}: a model file is model.safetensors + model.json.")
     card = read_card(file)
-    if card.get("kind") != "cgan" and card.get("name", "unet") not in MODELS:
+    own = card.get("kind") in ("cgan", "classifier")
+    if not own and card.get("name", "unet") not in MODELS:
         raise ModelError(f"{card_file} names the model '{card['name']}', unknown to this geowb.")
     try:
         if card.get("kind") == "masked":
@@ -137,6 +139,10 @@ def load(file: str | Path) -> torch.nn.Module:
             from geowb.models import cgan
 
             model = cgan.from_card(card)
+        elif card.get("kind") == "classifier":
+            from geowb.models import classifier
+
+            model = classifier.from_card(card)
         else:  # all that `build` takes but the weights, which are in the file
             held = _ADDED | card
             model = build(

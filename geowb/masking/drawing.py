@@ -15,9 +15,10 @@ from geowb.errors import DataError, RequestError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from geowb.chips import ChipDataset
     from geowb.labelled import Places
 
-__all__ = ["pixel_range", "samples"]
+__all__ = ["chip_samples", "pixel_range", "samples"]
 
 
 def pixel_range(scene: xr.Dataset) -> tuple[float, float]:
@@ -76,3 +77,30 @@ def samples(
     x = torch.from_numpy(places.images[chosen].astype(np.float32))
     x = ((x.clamp(low, high) - low) / (high - low)).clamp(0, 1)
     return x.to(device), torch.from_numpy(places.classes[chosen]).long().to(device)
+
+
+def chip_samples(
+    chips: ChipDataset,
+    *,
+    bounds: tuple[float, float] = (0.0, 10_000.0),
+    count: int = 0,
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take labelled chips in random order: ``(N, C, T, H, W)`` of counts, and ``(N, H, W)``.
+
+    >>> x, y = chip_samples(ChipDataset(scenes, table, label="flood"), count=32)  # doctest: +SKIP
+
+    Pixels stay counts; what lies beyond `bounds` (reflectance above 10,000, or below 0) is cut off.
+
+    Raises
+    ------
+    DataError
+        If no chip has a labelled pixel.
+    """
+    rows = np.flatnonzero(chips.chips["labelled"].to_numpy() > 0)
+    rows = np.random.default_rng(seed).permutation(rows)[: count or None]
+    if not len(rows):
+        raise DataError("No chip has a labelled pixel.")
+    items = [chips[int(row)] for row in rows]
+    x = torch.stack([item["image"] for item in items]).clamp(*bounds)
+    return x, torch.stack([item["label"] for item in items])
