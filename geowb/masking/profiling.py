@@ -22,22 +22,15 @@ import torch
 from torch import nn
 
 from geowb.errors import DataError, RequestError, did_you_mean
+from geowb.evaluate import middle_95
 from geowb.lines import Line
 from geowb.masking import metrics as measure
 from geowb.masking import steps as step
+from geowb.masking import verdict as judge
 from geowb.masking.comparing import METRICS
 from geowb.masking.subject import Loss, Passes, Point, Subject, points, undisturbed
 
 __all__ = ["METRICS", "Profile", "profile"]
-
-#: What the verdict is made of; each is 1 for a linear model.
-TRUST = ("fgsm_pgd_cosine", "foresight", "gradient_information")
-#: Below this mean of the three, gradients say too little to be trusted.
-ENOUGH = 0.6
-#: A model looks robust if a cheap attack leaves this share of what it gets right.
-LOOKS_ROBUST = 0.25
-#: Samples from which on intervals are wide enough to be believed.
-_FEWEST = 20
 
 
 @dataclass
@@ -171,18 +164,18 @@ def profile(
             seed,
             Line() if progress else None,
         )
-        weights = _weights(len(x), repeats, seed)
+        weights = judge.weights_of(len(x), repeats, seed)
         if kind != "classes":
             metrics = [name for name in metrics if name != "gradient_information"]
         for name in METRICS:
             if name in metrics and name != "linearization_error":
                 taken.take(name)
         for _ in taken.corners(draws or measure.DRAWS if "linearization_error" in metrics else 0):
-            if not draws and _decided(_trust(taken.values, weights)):
+            if not draws and judge.decided(judge.trust_of(taken.values, weights)):
                 break
     values, right = taken.values, taken.right
-    trust, scores = _trust(values, weights), _scores(right, weights)
-    masks, verdict = _verdict(scores, trust, values, metrics, kind, _guessing(y))
+    trust, scores = judge.trust_of(values, weights), _scores(right, weights)
+    masks, verdict = judge.verdict(scores, trust, values, metrics, kind, judge.guessing_of(y))
     settings = {"epsilon": epsilon, "norm": norm, "bounds": list(bounds), "seed": seed}
     settings |= {"images": len(x), "draws": taken.drawn, "kind": kind}
     return Profile(
@@ -314,24 +307,6 @@ def _labelled(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return x[seen], y[seen]
 
 
-def _weights(count: int, repeats: int, seed: int) -> np.ndarray:
-    """How often each sample is drawn, ``(repeats, count)``."""
-    drawn = np.random.default_rng(seed)
-    return drawn.multinomial(count, np.full(count, 1 / count), repeats).astype(np.float64)
-
-
-def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of what is defined, in each draw."""
-    there = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return weights[:, there] @ values[there] / weights[:, there].sum(1)
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    drawn = drawn[np.isfinite(drawn)]
-    return tuple(np.percentile(drawn, [2.5, 97.5]).tolist()) if drawn.size else (math.nan, math.nan)
-
-
 def _table(
     values: dict[str, torch.Tensor], passes: dict[str, Passes], weights: np.ndarray
 ) -> pd.DataFrame:
@@ -340,7 +315,7 @@ def _table(
     for name in (*METRICS, "foresight"):
         if name in values:
             found, spent = values[name].double().numpy(), passes.get(name, Passes())
-            low, high = _interval(_means(found, weights))
+            low, high = middle_95(judge.means(found, weights), weights.shape[1])
             seen = found[np.isfinite(found)]
             rows[name] = {
                 "mean": seen.mean() if seen.size else math.nan,
@@ -358,90 +333,9 @@ def _scores(right: dict[str, torch.Tensor], weights: np.ndarray) -> pd.DataFrame
     """Share that is right without an attack and under each, with intervals."""
     rows = {}
     for name, found in right.items():
-        low, high = _interval(_means(found.double().numpy(), weights))
+        low, high = middle_95(judge.means(found.double().numpy(), weights), weights.shape[1])
         rows[name] = {"mean": float(found.double().mean()), "low": low, "high": high}
     return pd.DataFrame(rows).T.rename_axis("attack")
-
-
-def _trust(values: dict[str, torch.Tensor], weights: np.ndarray) -> tuple[float, float, float]:
-    """Mean of the measures of trust, with its interval; where there is no gradient each is 0."""
-    none = (values["gradient_norm"] == 0).numpy() if "gradient_norm" in values else False
-    total, drawn = [], []
-    for name in TRUST:
-        if name in values:
-            found = np.where(none, 0.0, values[name].double().numpy())
-            if np.isfinite(found).any():
-                total.append(np.nanmean(found))
-                drawn.append(_means(found, weights))
-    if not total:
-        return math.nan, math.nan, math.nan
-    return (float(np.mean(total)), *_interval(np.mean(drawn, 0)))
-
-
-def _guessing(y: torch.Tensor) -> float:
-    """Share that is right by always saying the commonest class; 0 for quantities."""
-    if y.is_floating_point():
-        return 0.0
-    seen = y[y >= 0]
-    return float(seen.bincount().max() / len(seen)) if len(seen) else 0.0
-
-
-def _decided(trust: tuple[float, float, float]) -> bool:
-    return not trust[1] <= ENOUGH <= trust[2]
-
-
-def _verdict(
-    scores: pd.DataFrame,
-    trust: tuple[float, float, float],
-    values: dict[str, torch.Tensor],
-    metrics: Sequence[str],
-    kind: str,
-    guessing: float,
-) -> tuple[bool | None, str]:
-    """Whether the model masks, and the same in words."""
-    if missing := {"gradient_norm", *METRICS[1:3]} - set(metrics):
-        return None, f"No verdict: it needs {' and '.join(sorted(missing))} too."
-    clean, fgsm, pgd = (float(scores.loc[name, "mean"]) for name in ("clean", "fgsm", "pgd"))
-    left = [clean / max(after, 1e-30) for after in (fgsm, pgd)]
-    under = f"the error is {clean:.3g}, {fgsm:.3g} under FGSM, {pgd:.3g} under PGD"
-    if kind != "quantities":
-        left = [after / max(clean, 1e-30) for after in (fgsm, pgd)]
-        of = "of the pixels " if kind == "maps" else ""
-        under = f"{100 * clean:.0f} % {of}are right, {100 * fgsm:.0f} % under FGSM, "
-        under += f"{100 * pgd:.0f} % under PGD"
-        if float(scores.loc["clean", "low"]) <= guessing:
-            return None, (
-                "Cannot tell: the model is no better than always saying the commonest class, which "
-                f"is {100 * guessing:.0f} % of these samples ({under}). There is nothing to attack."
-            )
-    told = f"trust {trust[0]:.2f} ({trust[1]:.2f} to {trust[2]:.2f}; limit {ENOUGH})"
-    if none := float((values["gradient_norm"] == 0).double().mean()):
-        told += f", no gradient at all at {100 * none:.0f} % of the samples"
-    if kind != "classes":
-        told += "; gradient information does not apply to maps"
-    if max(left) < LOOKS_ROBUST:
-        return False, (
-            f"Nothing to mask: the model does not look robust ({under}). The measures do not "
-            f"decide here; an undefended model can score like a masking one ({told})."
-        )
-    few = len(values["gradient_norm"]) < _FEWEST
-    if few or not _decided(trust):
-        why = f"{_FEWEST} samples are the least" if few else "the interval holds the limit"
-        return None, f"Cannot tell: {why} ({under}; {told}). Measure at more samples."
-    seen = left[1] < LOOKS_ROBUST
-    if trust[0] > ENOUGH:
-        return False, (
-            f"The gradients can be trusted: they tell what comes ({told}), so that what withstands "
-            f"the attacks is no work of masking ({under})."
-            + " FGSM alone misleads: PGD breaks it."
-            * seen
-        )
-    return True, (
-        f"The model masks its gradients: it looks robust ({under}), but they do not tell what "
-        f"comes ({told}). Believe no attack that follows them; use one that needs none."
-        + " PGD sees through it."
-        * seen
-    )
 
 
 def _short(value: float) -> str:
