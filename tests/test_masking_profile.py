@@ -283,7 +283,7 @@ def test_pictures_have_their_axes(tmp_path):
     )
     drawn = pictures.against_gap(theirs, "lin8", "pgd-autoattack", log=True)
     assert [len(part) for part in drawn] == [3, 16, 6]
-    assert "log10" in drawn.get(1).vdims[0].name
+    assert "log10" in next(iter(drawn)).vdims[0].name
     losses = pd.DataFrame({0: [0.1, 0.4]}, index=[0.0, 0.1])
     along = pictures.along_gradient({"pgd": losses}, epsilon=0.05, title="digits")
     grid = pictures.images({"FGSM": [np.zeros((1, 4, 4)), np.ones((3, 4, 4))]}, ["3", "7"])

@@ -110,7 +110,7 @@ def auroc(values: pd.Series, masks: pd.Series, *, rises: bool) -> float:
 
 
 def row(
-    found: Profile, attacked: Attacked | None = None, *, masks: bool, defended: bool
+    found: Profile, attacked: Attacked | None = None, *, masks: bool | None, defended: bool
 ) -> dict[str, Any]:
     """Put what is known of one model into a row of the table of models.
 

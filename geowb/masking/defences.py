@@ -38,6 +38,7 @@ class Defence:
         What it does, in a line.
     masks
         Whether it hides its gradients by construction: without making the model any more robust.
+        None where training leads into it (catastrophic overfitting), to a degree that depends.
     examples
         What it is trained on in place of the images; None for the images themselves.
     penalty
@@ -46,6 +47,8 @@ class Defence:
         Epsilon of the training, as a multiple of what is defended against.
     both
         Whether it is trained on the images too.
+    longer, faster
+        Epochs and learning rate, as multiples of the others'.
     built
         Arguments of `geowb.models.build_classifier` that differ.
     after
@@ -53,12 +56,14 @@ class Defence:
     """
 
     says: str
-    masks: bool = False
+    masks: bool | None = False
     examples: Callable[..., torch.Tensor] | None = None
     penalty: Callable[..., torch.Tensor] | None = None
     weight: float = 0.0
     strength: float = 1.0
     both: bool = False
+    longer: int = 1
+    faster: float = 1.0
     built: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
 
@@ -124,6 +129,15 @@ DEFENCES: Mapping[str, Defence] = MappingProxyType(
         "fgsm_strong": Defence(
             "trained on FGSM's images of twice epsilon", examples=_fgsm, strength=2
         ),
+        "fgsm_overfit": Defence(
+            "trained on FGSM's images of 2.5 epsilon, three times as long and fast: it learns to "
+            "withstand one step, not many (catastrophic overfitting)",
+            masks=None,
+            examples=_fgsm,
+            strength=2.5,
+            longer=3,
+            faster=5.0,
+        ),
         "step_ll": Defence(
             "trained on images and on steps to the least likely class", examples=_step_ll, both=True
         ),
@@ -174,7 +188,7 @@ def train(
     seed: int = 0,
     progress: bool = False,
 ) -> Classifier:
-    """Train a small classifier with a defence; all get the same network, length and rate.
+    """Train a small classifier with a defence; all but one get the same length and rate.
 
     >>> train("none", torch.rand(32, 1, 8, 8), torch.arange(32) % 2, epsilon=0.1, epochs=1).training
     False
@@ -217,6 +231,7 @@ def train(
             f"{tuple(x.shape)} from {x.min():g} to {x.max():g} and {tuple(y.shape)}."
         )
     how = DEFENCES[defence]
+    epochs, learning_rate = how.longer * epochs, how.faster * learning_rate
     names = classes or [str(k) for k in range(int(y.max()) + 1)]
     of = {"network": network, "width": width, "seed": seed, **how.built}
     model = build_classifier(tuple(x.shape[1:]), names, **of).to(x.device).train()

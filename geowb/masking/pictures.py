@@ -31,10 +31,11 @@ NAMES: Mapping[str, str] = {
     "fgsm-pgd": "FGSM - PGD (points)",
     "pgd-autoattack": "PGD - AutoAttack (points)",
 }
-#: How models are drawn: not defended, defended honestly, masking by construction.
+#: How models are drawn: not defended, defended honestly, led into masking, by construction.
 _KINDS = (
     ("not defended", COLOURS[6], "s"),
     ("defended", COLOURS[0], "o"),
+    ("overfitted", COLOURS[3], "D"),
     ("masking", COLOURS[1], "^"),
 )
 
@@ -60,7 +61,8 @@ def against_gap(
         values = np.log10(part[metric]) if log else part[metric]
         style = {"color": colour, "marker": marker, "s": 40, "alpha": 0.75, "padding": 0.1}
         points = list(zip(part[gap], values, strict=True))
-        drawn.append(hv.Scatter(points, *axes, label=called).opts(**style))
+        if points:
+            drawn.append(hv.Scatter(points, *axes, label=called).opts(**style))
     return hv.Overlay(drawn).opts(
         aspect=1.4, show_grid=True, show_legend=legend, legend_position="right"
     )
