@@ -173,7 +173,7 @@ Made by `docs/make_masking_page.py` from `{words} -p seed={seeds}`, geowb {one["
 
 The verdict of `geowb.masking.profile`, which has not seen AutoAttack, was right for
 {right.sum():.0f} of {every.sum():.0f} networks: "masks" for those that mask by construction, "does
-not" for the honest ones (`fgsm_overfit`, which its training leads into masking, is not counted).""",
+not" for the honest ones. `fgsm_overfit`, which its training leads into masking, is not counted.""",
         "## The paper's claims",
         verdicts(PAPER, Path(records[0].path).parent),
         "## What is left under attack",

@@ -66,13 +66,23 @@ def test_records_of_bytes_become_splits(tmp_path):
     ("arrays", "told"),
     [
         ({"images": np.zeros((2, 4, 4))}, "no array 'labels'; it has images"),
-        ({"images": np.zeros((2, 4, 4)), "labels": np.zeros(3, int)}, "2, 1, 4, 4.* and 3 labels"),
+        (
+            {"images": np.zeros((2, 4, 4)), "labels": np.zeros(3, int)},
+            r"2, 1, 4, 4.* and labels \(3,\)",
+        ),
         (
             {"images": np.zeros((2, 3, 4, 4)), "labels": np.zeros(2, int)},
             r"declares \(N, 1, y, x\)",
         ),
         ({"images": np.zeros((2, 4, 4)), "labels": np.zeros(2)}, "these are float64"),
         ({"images": np.zeros((2, 4, 4)), "labels": np.array([0, 2])}, "a class 2, of 2"),
+        ({"images": np.zeros((2, 4, 4)), "labels": np.array([0, 40_000])}, "from 0 to 32767"),
+        (
+            {"images": np.zeros((2, 4, 4), complex), "labels": np.zeros(2, int)},
+            "complex128: numbers",
+        ),
+        ({"images": np.zeros((0, 4, 4)), "labels": np.zeros(0, int)}, "There are 0 images"),
+        ({"images": np.zeros((2, 4, 4)), "labels": np.zeros((2, 1), int)}, r"labels \(2, 1\)"),
         ({"images": np.array([[object()]]), "labels": np.zeros(1, int)}, "plain numbers"),
     ],
 )
@@ -84,6 +94,9 @@ def test_other_arrays_are_told(tmp_path, arrays, told):
 
 def test_other_files_are_told(tmp_path):
     (tmp_path / "few.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(DataError, match="no npz file"):
+        source(tmp_path, NPZ).open()
+    (tmp_path / "few.npz").write_bytes(b"")
     with pytest.raises(DataError, match="no npz file"):
         source(tmp_path, NPZ).open()
     (tmp_path / "set").mkdir()

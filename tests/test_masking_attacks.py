@@ -240,11 +240,16 @@ def test_the_papers_network_takes_small_images():
     ("wrong", "error", "told"),
     [
         ({"defence": "pdg"}, RequestError, "Did you mean 'pgd'"),
-        ({"epsilon": 0}, RequestError, "epsilon must be positive"),
+        ({"epsilon": 0}, RequestError, "must be positive"),
         ({"epochs": 0}, RequestError, "1 or more"),
         ({"network": "resnet50"}, RequestError, "no network 'resnet50'"),
         ({"optimizer": "lion"}, RequestError, "no optimizer 'lion'"),
-        ({"x": 255 * digits(slice(8))[0]}, DataError, r"from 0 to .*|in \[0, 1\]"),
+        ({"x": 255 * digits(slice(8))[0]}, DataError, "from 0 to 255"),
+        ({"x": digits(slice(8))[0] * torch.nan}, DataError, "from nan to nan"),
+        ({"y": torch.full((8,), -1)}, DataError, "Classes reach from -1"),
+        ({"classes": ["0", "1"]}, DataError, "2 are named"),
+        ({"learning_rate": -1.0}, RequestError, "must be positive"),
+        ({"x": torch.zeros(0, 1, 8, 8), "y": torch.zeros(0)}, DataError, "no images"),
         ({"y": torch.zeros(8, 1)}, DataError, r"and \(8, 1\)"),
     ],
 )
@@ -297,3 +302,34 @@ def test_the_loss_along_the_gradient_begins_with_the_loss(models, data):
     assert (found.mean(axis=1).diff().iloc[1:] > 0).all()
     with pytest.raises(RequestError, match="epsilons are 0 or more"):
         loss_along_gradient(models["none"], x, y, epsilons=[])
+
+
+class Shifts(nn.Module):
+    """A model that works in place on what it is given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        x -= 0.1
+        return self.inner(x.clamp(0, 1))
+
+
+def test_models_that_work_in_place_shift_nothing(models, data):
+    x, y = data
+    model = Shifts(models["none"])
+    for attack in (fgsm, pgd, spsa, random_search):
+        how = {"samples": 4, "steps": 2} if attack is spsa else {}
+        moved = attack(model, x, y, epsilon=0.01, **how)
+        assert (moved - x).abs().max() <= 0.01 + 1e-5, attack.__name__
+
+
+def test_attacks_on_classes_refuse_maps():
+    x, y = torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
+    model = nn.Conv2d(1, 3, 1)
+    for work in (random_search, autoattack, checklist):
+        with pytest.raises(DataError, match="needs a class a sample"):
+            work(model, x, y, epsilon=0.1)
+    with pytest.raises(RequestError, match="2 or more: 1"):
+        spsa(model, x, y, epsilon=0.1, samples=1)

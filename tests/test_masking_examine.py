@@ -119,7 +119,13 @@ def test_a_wrong_command_is_a_sentence_and_status_two(files, tmp_path):
     ("model", "asked", "told"),
     [
         ("other", {"data": "digits"}, "The model tells a, b; 'digits' has 0, 1.* None of them"),
-        ("digits", {"data": "world_floods"}, r"lacks the band\(s\) GREY"),
+        (
+            "digits",
+            {"data": "world_floods"},
+            "those of 'world_floods' are 0 to 10000",
+        ),
+        ("digits", {"data": "digits", "bounds": (0, 255)}, "are given as 0 to 255"),
+        ("other", {"data": "world_floods"}, r"has 6 band\(s\); the model takes 1"),
         ("digits", {"data": "digits", "bounds": (16, 0)}, "smallest and the largest"),
         ("digits", {"data": "digits", "epsilon": -1}, "positive fraction"),
         ("flood", {"data": "digits"}, r"lacks the band\(s\) BLUE"),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from geowb.errors import DataError, RequestError
-from geowb.masking import metrics, profile
+from geowb.masking import accuracy, metrics, profile
 from geowb.masking.mapping import pixel_maps
 
 HLS = (0.0, 10_000.0)
@@ -25,8 +25,10 @@ class Dots(nn.Module):
         self.classes, self.bend, self.gain = classes, bend, gain
 
     def forward(self, x):
-        bright = self.gain * (x.nan_to_num(3000).mean((1, 2)) - 3000)
-        bright = bright + self.bend * torch.sin(40 * bright)
+        x = x.nan_to_num(3000)
+        x = (x / 500).round() * 500 if self.bend < 0 else x  # nothing to follow
+        bright = self.gain * (x.mean((1, 2)) - 3000)
+        bright = bright + max(self.bend, 0) * torch.sin(40 * bright)
         return torch.stack([-bright, bright], 1) if self.classes else bright[:, None]
 
 
@@ -44,15 +46,12 @@ def chips(count=24, seed=0):
 
 def test_the_loss_of_a_map_is_summed_over_what_is_labelled():
     x, y, quantity = chips(4)
-    output = Dots()(x)
-    loss = nn.functional.cross_entropy(output, y, ignore_index=-1, reduction="sum")
     given = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(
         nn.functional.cross_entropy(Dots()(given), y, ignore_index=-1, reduction="sum"), given
     )
     found = metrics.gradient_norm(Dots(), x, y, bounds=HLS)
     assert torch.allclose(found, 1e4 * slope.flatten(1).norm(dim=1), rtol=1e-4)
-    assert loss > 0
     seen = quantity.isfinite()
     away = torch.where(seen, Dots(False)(x)[:, 0] - quantity.nan_to_num(), 0.0)
     # d/dx of (g * mean over 2 bands - y)^2: g * error in each of the two bands
@@ -64,7 +63,7 @@ def test_the_loss_of_a_map_is_summed_over_what_is_labelled():
 def test_what_does_not_apply_to_maps_is_told():
     x, y, quantity = chips(4)
     how = {"bounds": HLS}
-    with pytest.raises(RequestError, match="needs a class a sample, whose border"):
+    with pytest.raises(DataError, match=r"border to another class.* needs a class a sample"):
         metrics.gradient_information(Dots(), x, y, **how)
     with pytest.raises(RequestError, match=r"of='logit' needs a class a sample"):
         metrics.linearization_error(Dots(), x, y, of="logit", **how)
@@ -96,7 +95,7 @@ def test_maps_without_a_label_are_undefined_and_left_out():
         (True, 0.0, 0.3, False, "Nothing to mask"),
         (True, 8.0, 0.01, True, "masks its gradients.*gradient information does not apply"),
         (False, 0.0, 0.01, False, "trusted.*the error is"),
-        (False, 8.0, 0.02, True, "masks its gradients.*the error is"),
+        (False, -1.0, 0.02, True, "masks its gradients.*the error is.*no gradient at all at 100 %"),
     ],
 )
 def test_the_verdict_of_maps(classes, bend, epsilon, masks, told):
@@ -105,9 +104,7 @@ def test_the_verdict_of_maps(classes, bend, epsilon, masks, told):
     target, loss = (y, "cross_entropy") if classes else (quantity, "squared_error")
     if bend:  # labels that it gets right
         bent = model(x)
-        target = (
-            bent.argmax(1) if classes else bent[:, 0] + 5 * torch.sign(torch.sin(1e3 * x[:, 0, 0]))
-        )
+        target = bent.argmax(1) if classes else bent[:, 0] + torch.sin(1e3 * x[:, 0, 0])
     found = profile(model, (x, target), epsilon=epsilon, bounds=HLS, loss=loss)
     assert found.masks is masks, found.verdict
     assert re.search(told, found.verdict), found.verdict
@@ -152,3 +149,40 @@ def test_maps_need_a_label_a_pixel():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(RequestError, match=r"need a label a pixel, \(N, H, W\); these are \(4,\)"):
         pixel_maps(model, x, y, epsilon=0.1, bounds=(0, 1))
+
+
+def test_pixels_count_alike_however_many_a_chip_has():
+    """Two chips labelled throughout, the others in one pixel: pooled, not the mean of shares."""
+    x, _, _ = chips(30)
+    y = torch.full((30, 8, 8), -1)
+    y[:2] = 0
+    y[2:, 4, 4] = 1
+
+    class Always(nn.Module):
+        def forward(self, x):
+            flat = 1e-3 * x.mean((1, 2))
+            return torch.stack([flat - 99, 99 - flat], 1)
+
+    right = 28 / (28 + 128)
+    assert accuracy(Always(), x, y, bounds=HLS) == pytest.approx(right)
+    found = profile(Always(), (x, y), epsilon=0.01, bounds=HLS)
+    assert found.scores.loc["clean", "mean"] == pytest.approx(right)
+    assert found.masks is None
+    assert "always saying the commonest class, which is 82 %" in found.verdict
+
+
+def test_quantities_are_judged_by_their_skill():
+    x, _, _ = chips(30)
+    how = {"bounds": HLS, "loss": "squared_error", "epsilon": 0.01}
+    noise = torch.randn((30, 8, 8), generator=torch.Generator().manual_seed(1))
+    poor = profile(Dots(False), (x, noise), **how)
+    assert poor.masks is None
+    assert "no better than always saying the mean" in poor.verdict
+    exact = profile(Dots(False), (x, Dots(False)(x)[:, 0]), **how)
+    assert exact.masks is None
+    assert "there is no error" in exact.verdict
+    whole = profile(Dots(False), (x, (Dots(False)(x)[:, 0] + noise).round().int()), **how)
+    assert whole.settings["kind"] == "quantities"
+    for wrong in (noise.transpose(0, 1)[:8].transpose(0, 1)[:, :, :6], noise.reshape(30, 4, 16)):
+        with pytest.raises(DataError, match="give as many values as it returns"):
+            metrics.gradient_norm(Dots(False), x, wrong, bounds=HLS, loss="squared_error")

@@ -352,11 +352,50 @@ def test_the_model_is_left_as_it_was(name):
 
 def test_the_state_comes_back_after_an_error():
     model = Restless().train()
+    drawn, exact = torch.get_rng_state(), torch.backends.cudnn.allow_tf32
     with pytest.raises(DataError):
         gradient_norm(model, inside() + 5, torch.zeros(6, dtype=torch.long))
     with pytest.raises(DataError):
         gradient_norm(model, inside(), torch.full((6,), 9))
-    assert model.body[3].training
+    assert all(part.training for part in model.modules())
+    assert torch.get_rng_state().equal(drawn)
+    assert torch.backends.cudnn.allow_tf32 is exact
+
+
+class Tanh(nn.Module):
+    """No parameters; writes into what it is given."""
+
+    def forward(self, x):
+        x -= 0.5
+        return 3 * x.flatten(1)[:, :4].tanh()
+
+
+def test_any_module_and_type_can_be_measured():
+    x, y = inside(), torch.tensor([0, 1, 2, 3, 0, 1])
+    plain = {name: measure(Tanh(), x, y) for name, measure in ALL.items()}
+    with torch.inference_mode():
+        again = {name: measure(Tanh(), x, y.to(torch.int32)) for name, measure in ALL.items()}
+    halved = {name: measure(Tanh(), x.bfloat16(), y) for name, measure in ALL.items()}
+    for name, values in plain.items():
+        assert torch.allclose(values, again[name], equal_nan=True), name
+        assert halved[name].dtype == torch.float32
+        if name in ("gradient_norm", "pgd_collinearity"):
+            assert torch.allclose(values, halved[name], atol=0.1, rtol=0.1), name
+
+
+def test_infinite_pixels_are_no_missing_ones():
+    x = inside()
+    x[0, 0, 0, 0] = math.inf
+    with pytest.raises(DataError, match=r"reach from .* to inf"):
+        gradient_norm(linear(4), x, torch.zeros(6, dtype=torch.long))
+
+
+def test_no_more_images_go_at_once_than_asked_for():
+    seen = []
+    model = linear(4)
+    model.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    linearization_error(model, inside(), torch.zeros(6, dtype=torch.long), batch_size=2, draws=40)
+    assert max(seen) == 8  # four times as many without a gradient
 
 
 def test_missing_pixels_stay_missing_and_carry_no_gradient():
@@ -422,7 +461,7 @@ BAD_DATA = {
     "counts": (lambda x, y: (x * 255, y), DataError, "reach from 1.* beyond the range of 0 to 1"),
     "integers": (lambda x, y: ((x * 255).byte(), y), DataError, "floating type, not torch.uint8"),
     "no images": (lambda x, y: (x[:0], y[:0]), DataError, "no images"),
-    "all missing": (lambda x, y: (x * math.nan, y), DataError, "No pixel is finite"),
+    "all missing": (lambda x, y: (x * math.nan, y), DataError, "No pixel has data"),
     "fewer targets": (lambda x, y: (x, y[:3]), DataError, r"\(6, 1, 4, 4\) and \(3,\)"),
     "maps": (lambda x, y: (x, y[:, None]), DataError, r"targets are \(6,\).*\(6, 1\)"),
     "floats": (lambda x, y: (x, y.float()), DataError, "Targets are torch.float32"),
@@ -447,6 +486,7 @@ def test_bad_samples_are_told(name, kind):
         ({"epsilon": math.nan}, "positive fraction"),
         ({"norm": "l3"}, "no norm 'l3'"),
         ({"bounds": (1, 0)}, "smallest and the largest"),
+        ({"bounds": (0, 1, 2)}, "smallest and the largest"),
         ({"loss": "hinge"}, "no loss 'hinge'"),
         ({"loss": lambda z, y: z.mean()}, "one value a sample"),
         ({"batch_size": 0}, "batch_size must be 1"),

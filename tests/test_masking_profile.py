@@ -17,6 +17,8 @@ from geowb.labelled import Places
 from geowb.masking import comparing, metrics, pictures, profile, published
 from geowb.masking.comparing import METRICS, auroc, correlations, row
 from geowb.masking.drawing import pixel_range, samples
+from geowb.masking.profiling import _foresight
+from geowb.masking.verdict import trust_of, weights_of
 
 
 def clusters(count=60, classes=4, seed=0):
@@ -84,8 +86,9 @@ def test_passes_are_those_that_were_made():
     spent = found.table[["forward", "backward"]].sum() * len(x)
     assert spent["forward"] == found.passes.forward
     assert spent["backward"] == found.passes.backward
-    # one gradient at the samples serves norm, FGSM and the loss's forecast
-    assert found.table.loc["gradient_norm", ["forward", "backward"]].tolist() == [1, 1]
+    # one gradient at the samples serves norm, FGSM and the loss's forecast; one pass of a few
+    # images tells whether the model draws random numbers
+    assert found.table.loc["gradient_norm", ["forward", "backward"]].tolist() == [2, 1]
     assert found.table.loc["fgsm_pgd_cosine", "backward"] == 25
     assert found.table.loc["linearization_error", ["forward", "backward"]].tolist() == [33, 1]
 
@@ -94,10 +97,12 @@ def test_more_corners_are_drawn_only_where_the_verdict_needs_them():
     x, y = clusters()
     clear = profile(reading(), (x, y), epsilon=0.05)
     assert clear.settings["draws"] == 16
-    # half of the samples have no gradient: the interval holds the limit, whatever is drawn
-    flat = Around(lambda m, x: torch.where((x[:, 0, 3, 3] > 0.42)[:, None], m(x), m(x.round())))
-    torn = profile(flat, (x, y), epsilon=0.05)
-    assert torn.settings["draws"] > 16 or torn.masks is not None
+    # near the limit sixteen corners do not tell
+    near = Around(lambda m, x: m(x) + 0.018 * torch.sin(60 * m(x)))
+    torn = profile(near, clusters(100), epsilon=0.03, seed=3)
+    assert torn.settings["draws"] == 256
+    assert torn.masks is None
+    assert torn.trust[1] < 0.6 < torn.trust[2]
     assert profile(reading(), (x, y), epsilon=0.05, draws=20).settings["draws"] == 20
 
 
@@ -122,13 +127,64 @@ def test_the_verdict_is_what_the_model_is(kind):
     assert told in found.verdict
 
 
-def test_few_samples_and_few_measures_tell_nothing():
-    x, y = clusters(12)
-    assert "20 samples are the least" in profile(reading(), (x, y), epsilon=0.03).verdict
+def test_few_samples_corners_and_measures_tell_nothing():
+    for epsilon in (0.03, 0.3):
+        told = profile(reading(), clusters(12), epsilon=epsilon).verdict
+        assert "20 samples are the least" in told
+    few = profile(reading(), clusters(), epsilon=0.03, draws=2)
+    assert few.masks is None
+    assert "16 corners are the least, and there were 2" in few.verdict
     found = profile(reading(), clusters(), epsilon=0.03, metrics=["pgd_collinearity"])
     assert found.masks is None
     assert "needs fgsm_pgd_cosine and gradient_norm and linearization_error" in found.verdict
     assert list(found.table.index) == ["pgd_collinearity"]
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return reading()(x) + 0.3 * torch.randn(len(x), 4)
+
+
+def test_a_model_that_draws_random_numbers_is_not_judged():
+    found = profile(Drawing(), clusters(), epsilon=0.03)
+    assert found.masks is None
+    assert "draws random numbers" in found.verdict
+
+
+def test_one_samples_border_decides_nothing():
+    values = {"gradient_norm": torch.ones(60), "fgsm_pgd_cosine": torch.full((60,), 0.55)}
+    values |= {"foresight": torch.full((60,), 0.62), "gradient_information": torch.full((60,), 0.9)}
+    weights = weights_of(60, 100, 0)
+    assert trust_of(values, weights)[0] == pytest.approx((0.55 + 0.62 + 0.9) / 3)
+    values["gradient_information"][1:] = math.nan
+    assert trust_of(values, weights)[0] == pytest.approx((0.55 + 0.62) / 2)
+    values["gradient_norm"][:30] = 0  # no gradient: all three are 0 there, and so defined
+    assert trust_of(values, weights)[0] == pytest.approx((0.55 / 2 + 0.62 / 2 + 0) / 3)
+
+
+def test_confident_linear_models_are_foreseen():
+    """In float32 the losses of confident samples do not differ; in double precision they do."""
+    for gain in (8.0, 30.0):
+        found = profile(reading(gain), clusters(), epsilon=0.01)
+        assert found.table.loc["foresight", "mean"] > 0.6, gain
+
+
+def test_the_noise_of_the_corners_is_that_of_other_corners():
+    """The jackknife over one set of corners against the spread over many sets."""
+    drawn = torch.Generator().manual_seed(0)
+    slopes, bends = (torch.randn((150, 4), generator=drawn) for _ in range(2))
+    found, noise = [], []
+    for _ in range(150):
+        ways = torch.randn((4, 24), generator=drawn)
+        foreseen = slopes @ ways
+        values, one = _foresight(foreseen, foreseen + (bends @ ways) ** 2)
+        found.append(float(values.mean()))
+        noise.append(one)
+    assert np.mean(noise) == pytest.approx(np.std(found), rel=0.35)
+    weights, values = weights_of(150, 200, 0), {"foresight": values}
+    plain, wide = trust_of(values, weights), trust_of(values, weights, 0.1)
+    assert wide[1] < plain[1] - 0.1
+    assert wide[2] > plain[2] + 0.1
 
 
 def test_a_profile_goes_into_json_and_onto_a_page():
@@ -150,6 +206,9 @@ def test_a_profile_goes_into_json_and_onto_a_page():
         ({"metrics": ["cosine"]}, RequestError, "no metric 'cosine'"),
         ({"loader": []}, DataError, "gave no batch"),
         ({"repeats": 0}, RequestError, "repeats must be 1"),
+        ({"metrics": []}, RequestError, "No metric is left"),
+        ({"loader": [{"x": 1, "y": 2}]}, DataError, "not dict of 2"),
+        ({"loader": [(1, 2, 3)]}, DataError, "not tuple of 3"),
         ({"draws": -1}, RequestError, "draws"),
     ],
 )

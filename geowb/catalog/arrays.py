@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["arrays", "digits"]
 
+_MOST = 32_767  # classes are int16
+
 
 def digits() -> xr.Dataset:
     """Open the 1,797 handwritten digits that come with scikit-learn: 8 x 8 pixels from 0 to 16."""
@@ -56,6 +58,7 @@ def _files(source: Source, folder: Path, pattern: str) -> list[Path]:
 def _from_npz(file: Path, options: ArraysOptions) -> tuple[np.ndarray, np.ndarray]:
     """Images ``(N, bands, y, x)`` and classes ``(N,)``; nothing in the file can run code."""
     import zipfile
+    import zlib
 
     import numpy as np
 
@@ -68,12 +71,16 @@ def _from_npz(file: Path, options: ArraysOptions) -> tuple[np.ndarray, np.ndarra
                 told = ", ".join(held)
                 raise DataError(f"'{file}' has no array '{absent[0]}'; it has {told}.")
             images, labels = held[options.images_array], held[options.labels_array]
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{file}' is no npz file of plain numbers: {error}") from error
     images = images[:, None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[1] != len(options.bands) or len(labels) != len(images):
+    if (
+        images.ndim != 4
+        or images.shape[1] != len(options.bands)
+        or labels.shape != images.shape[:1]
+    ):
         raise DataError(
-            f"'{file}' has images {images.shape} and {len(labels)} labels; the entry declares "
+            f"'{file}' has images {images.shape} and labels {labels.shape}; the entry declares "
             f"(N, {len(options.bands)}, y, x) and N."
         )
     return images, labels
@@ -95,8 +102,11 @@ def _dataset(images: np.ndarray, labels: np.ndarray, bands: Any, classes: Any) -
     import xarray as xr
 
     labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise DataError(f"Classes are numbers from 0 on; these are {labels.dtype}.")
+    if not len(labels) or images.dtype.kind not in "uif":
+        raise DataError(f"There are {len(labels)} images of {images.dtype}: numbers are wanted.")
+    whole = labels.dtype.kind in "ui" and labels.min() >= 0 and labels.max() <= _MOST
+    if not whole:
+        raise DataError(f"Classes are numbers from 0 to {_MOST}; these are {labels.dtype}.")
     if classes and labels.max() >= len(classes):
         raise DataError(f"There is a class {labels.max()}, of {len(classes)} that are declared.")
     told = flags(classes) if classes else {}

@@ -122,6 +122,8 @@ def masking(
         f"{shown(about['epsilon_in_pixels'])} of pixels from {about['pixel_range'][0]:g} to "
         f"{about['pixel_range'][1]:g}."
     )
+    if not about["published_test"]:
+        typer.echo("No test split is published: the model may have been trained on some of them.")
     rows = one.shown()
     table(["measure", *rows.columns], rows.reset_index().to_numpy())
     if found.attacked is not None:

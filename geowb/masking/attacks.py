@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from geowb.errors import RequestError
 from geowb.masking import steps as step
 from geowb.masking.subject import Loss, Point, Subject, points, undisturbed
 
@@ -125,7 +126,9 @@ def spsa(
 
     Others as in `geowb.masking.fgsm_pgd_cosine`.
     """
-    step.check(norm, epsilon, steps=steps, samples=samples // 2)
+    step.check(norm, epsilon, steps=steps)
+    if samples < 2:
+        raise RequestError(f"samples are pairs of opposite directions, 2 or more: {samples}.")
 
     def attack(point: Point) -> torch.Tensor:
         with torch.no_grad():
@@ -179,8 +182,9 @@ def accuracy(
     """
     subject = Subject(model, bounds)
     with undisturbed(model), torch.no_grad():
-        right = [point.score(point.output) for point in points(subject, x, y, batch_size)]
-    return float(torch.cat(right).mean())
+        found = [(p.score(p.output), p.sizes) for p in points(subject, x, y, batch_size)]
+    right, sizes = (torch.cat(part).double() for part in zip(*found, strict=True))
+    return float((right.nan_to_num() * sizes).sum() / sizes.sum())
 
 
 def _attacked(
@@ -197,5 +201,5 @@ def _attacked(
     subject, found = Subject(model, bounds, loss), []
     with undisturbed(model, seed):
         for point in points(subject, x, y, batch_size):
-            found.append(subject.pixels(attack(point), point.there).detach().cpu())
+            found.append(subject.pixels(attack(point), point.there).detach().to(x.device))
     return torch.cat(found)

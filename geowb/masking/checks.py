@@ -46,6 +46,7 @@ def random_search(
     subject, found = Subject(model, bounds), []
     with undisturbed(model, seed), torch.no_grad():
         for point in points(subject, x, y, batch_size):
+            point.need_classes("Random search")
             u = point.u.clone()
             left = (point.prediction == point.y).nonzero()[:, 0]
             for ways in step.directions(u, epsilon, norm, draws, seed):
@@ -56,7 +57,7 @@ def random_search(
                     moved = (part.u + way).clamp(0, 1)
                     right = subject.output(moved, part.there).argmax(1) == part.y
                     u[left[~right]], left = moved[~right], left[right]
-            found.append(subject.pixels(u, point.there).cpu())
+            found.append(subject.pixels(u, point.there).to(x.device))
     return torch.cat(found)
 
 
@@ -82,8 +83,8 @@ def checklist(
     difference that chance explains in less than 5 % of cases (a one-sided sign test).
 
     Returns a row a check: ``sign`` (whether it points to masking), ``value`` and ``beside`` (shares
-    still right under the two that are compared), ``says``. A model without a gradient shows the
-    first three signs; what needs none is measured all the same.
+    still right under the two that are compared), ``says``. A model without a gradient withstands
+    all that follows gradients; what needs none is measured all the same.
 
     Parameters
     ----------

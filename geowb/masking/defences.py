@@ -220,15 +220,23 @@ def train(
     """
     if defence not in DEFENCES:
         raise RequestError(f"There is no defence '{defence}'. {did_you_mean(defence, DEFENCES)}")
-    if not epsilon > 0 or min(epochs, batch_size, width) < 1:
+    sound = all(0 < value < float("inf") for value in (epsilon, learning_rate))
+    if not sound or min(epochs, batch_size, width) < 1:
         raise RequestError(
-            "epsilon must be positive, and epochs, batch_size and width 1 or more: "
-            f"{epsilon}, {epochs}, {batch_size}, {width}."
+            "epsilon and learning_rate must be positive, and epochs, batch_size and width 1 or "
+            f"more: {epsilon}, {learning_rate}, {epochs}, {batch_size}, {width}."
         )
-    if x.ndim != 4 or y.shape != (len(x),) or x.min() < 0 or x.max() > 1:
+    if not len(x):
+        raise DataError("There are no images to train on.")
+    if x.ndim != 4 or y.shape != (len(x),) or not (x.min() >= 0 and x.max() <= 1):
         raise DataError(
             f"Training takes images (N, C, H, W) in [0, 1] and classes (N,); these are "
             f"{tuple(x.shape)} from {x.min():g} to {x.max():g} and {tuple(y.shape)}."
+        )
+    y = y.long()
+    if y.min() < 0 or (classes and y.max() >= len(classes)):
+        raise DataError(
+            f"Classes reach from {int(y.min())} to {int(y.max())}; {len(classes)} are named."
         )
     how = DEFENCES[defence]
     epochs, learning_rate = how.longer * epochs, how.faster * learning_rate

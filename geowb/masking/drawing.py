@@ -67,8 +67,7 @@ def samples(
     DataError
         If none is left, or a class has none.
     """
-    if count < 0:
-        raise RequestError(f"count is 0 (all) or more: {count}.")
+    _check_count(count)
     chosen = np.flatnonzero(np.asarray(rows) & (places.classes >= 0))
     chosen = np.random.default_rng(seed).permutation(chosen)[: count or None]
     if not len(chosen):
@@ -97,6 +96,7 @@ def chip_samples(
     DataError
         If no chip has a labelled pixel.
     """
+    _check_count(count)
     rows = np.flatnonzero(chips.chips["labelled"].to_numpy() > 0)
     rows = np.random.default_rng(seed).permutation(rows)[: count or None]
     if not len(rows):
@@ -104,3 +104,8 @@ def chip_samples(
     items = [chips[int(row)] for row in rows]
     x = torch.stack([item["image"] for item in items]).clamp(*bounds)
     return x, torch.stack([item["label"] for item in items])
+
+
+def _check_count(count: int) -> None:
+    if count < 0:
+        raise RequestError(f"count is 0 (all) or more: {count}.")

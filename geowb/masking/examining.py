@@ -93,7 +93,7 @@ def examine(
         Variable that holds the labels of maps; by default the one that fits the model.
     bounds
         Range of pixels; by default the entry's pixel_range, or that of reflectance, 0 to 10,000.
-        What lies beyond is cut off there.
+        What lies beyond is cut off there. A classifier has its own, and takes no other.
     images
         How many at most, drawn from `seed`; those of a published test split where there is one,
         else of all: some may be among those that the model was trained on.
@@ -123,10 +123,7 @@ def examine(
     if attack and not isinstance(held, Classifier):
         raise RequestError("AutoAttack takes a class an image: leave it out for models of maps.")
     scene = source.open(seed=seed, **(select or {}))
-    given = bounds or scene.attrs.get("pixel_range") or REFLECTANCE
-    if len(given) != 2 or not float(given[0]) < float(given[1]):
-        raise RequestError(f"bounds are the smallest and the largest pixel: {list(given)}.")
-    low, high = map(float, given)
+    low, high = _bounds(held, source, scene, bounds)
     of = _images if isinstance(held, Classifier) else _chips
     x, y, about = of(held, source, scene, label, (low, high), images, chip_size, seed)
     how = {"epsilon": epsilon, "norm": norm, "seed": seed}
@@ -137,10 +134,28 @@ def examine(
             held, (x, y), bounds=inner, loss=loss, metrics=metrics, draws=draws,
             batch_size=batch_size or (64 if y.ndim == 1 else 8), progress=progress, **how,
         )  # fmt: skip
-        strong = autoattack(held, x, y, **how) if attack else None
+        strong = autoattack(held, x, y, batch_size=batch_size or 256, **how) if attack else None
     about = {"model": str(file), "data": data, "pixel_range": [low, high], **about}
+    about["published_test"] = "split" in scene.coords and bool((scene["split"] == "test").any())
     about["epsilon_in_pixels"] = epsilon * (high - low)
     return Examined(found, strong, about)
+
+
+def _bounds(
+    model: Classifier | PixelModel, source: Source, scene: xr.Dataset, bounds: Sequence[float]
+) -> tuple[float, float]:
+    """Range of pixels: of a classifier that of its card, which the entry's must be."""
+    given = bounds or scene.attrs.get("pixel_range") or REFLECTANCE
+    if len(given) != 2 or not float(given[0]) < float(given[1]):
+        raise RequestError(f"bounds are the smallest and the largest pixel: {list(given)}.")
+    low, high = map(float, given)
+    own = model.card.get("pixel_range", [0.0, 1.0]) if isinstance(model, Classifier) else None
+    if own and own != [0.0, 1.0] and own != [low, high]:
+        raise RequestError(
+            f"The model takes pixels from {own[0]:g} to {own[1]:g}; those of '{source.name}' "
+            f"{'are given as' if bounds else 'are'} {low:g} to {high:g}."
+        )
+    return low, high
 
 
 def _images(

@@ -71,6 +71,7 @@ def pixel_maps(
                     f"Maps of measures need a label a pixel, (N, H, W); these are "
                     f"{tuple(point.y.shape)}."
                 )
+            _ = point.output  # checked, with the targets' shape, before anything else
             for name, values in _maps(point, epsilon, norm, draws, seed).items():
                 found.setdefault(name, []).append(values.detach().cpu().numpy())
     units = {"gradient": "1 / pixel range", "agreement": "cosine", "linearization_error": "share"}

@@ -306,6 +306,7 @@ def measured(
         found = []
         for point in points(subject, x, y, batch_size):
             values = measure(point).detach()
+            values = values.float() if values.dtype.itemsize < 4 else values
             found.append(torch.where(point.labelled, values, torch.nan).cpu())
     return torch.cat(found)
 
@@ -348,9 +349,9 @@ def linear_errors(
         ((foreseen, came),) = changes(point, ways, ["label" if of == "loss" else of]).values()
         if summed:
             foreseen = foreseen.sum(1, keepdim=True).expand_as(foreseen)
-        here = point.values(point.output, "label" if of == "loss" else of)
+        here = point.values(point.output.double(), "label" if of == "loss" else of)
         errors.append(relative(foreseen, came, here))
-    return torch.cat(errors, 1)
+    return torch.cat(errors, 1).to(torch.promote_types(point.u.dtype, torch.float32))
 
 
 def relative(foreseen: torch.Tensor, came: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
@@ -365,20 +366,28 @@ def changes(
     """Tell what the gradient foresees along each way, and what comes: ``(N, ways)`` each.
 
     The ways are the same for all samples; of each quantity that is named (see `Point.values`).
+    Values are taken in double precision: differences of float32 losses of confident models are 0.
     """
-    here = {name: point.values(point.output, name) for name in of}
+    here = {name: point.values(point.output.double(), name) for name in of}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in of}
-    rows = max(1, 256 // len(ways))
-    for first in range(0, len(point), rows):
-        part = point.part(slice(first, first + rows)).repeated(len(ways))
-        moved = part.u + ways.repeat(len(part) // len(ways), *[1] * (ways.ndim - 1))
-        with torch.no_grad():
-            output = point.subject.output(moved, part.there)
+    most = point.subject.most
+    for some in ways.split(most):
+        rows, parts = max(1, most // len(some)), {name: [] for name in of}
+        for first in range(0, len(point), rows):
+            part = point.part(slice(first, first + rows)).repeated(len(some))
+            moved = part.u + some.repeat(len(part) // len(some), *[1] * (ways.ndim - 1))
+            with torch.no_grad():
+                output = point.subject.output(moved, part.there).double()
+            for name in of:
+                parts[name].append(part.values(output, name).reshape(-1, len(some)))
         for name in of:
-            found[name].append(part.values(output, name).reshape(-1, len(ways)))
+            found[name].append(torch.cat(parts[name]))
     flat = ways.flatten(1).T
     return {
-        name: (point.gradient(name).flatten(1) @ flat, torch.cat(found[name]) - here[name][:, None])
+        name: (
+            (point.gradient(name).flatten(1) @ flat).double(),
+            torch.cat(found[name], 1) - here[name][:, None],
+        )
         for name in of
     }
 
@@ -408,11 +417,7 @@ def collinearity(
 
 def information(point: Point, norm: str, steps: int = 5, zero: bool = False) -> torch.Tensor:
     """Cosine of the gradients here and where DeepFool arrives, ``(N,)``."""
-    if not point.classes:
-        raise RequestError(
-            "Gradient information is not defined here: it needs a class a sample, whose border "
-            "DeepFool can look for. Maps and regressions have none."
-        )
+    point.need_classes("Gradient information (it looks for the border to another class)")
     there = deepfool(point, norm=norm, steps=steps)
     with torch.no_grad():
         arrived = point.subject.output(there, point.there).argmax(1)

@@ -28,7 +28,7 @@ from geowb.masking import metrics as measure
 from geowb.masking import steps as step
 from geowb.masking import verdict as judge
 from geowb.masking.comparing import METRICS
-from geowb.masking.subject import Loss, Passes, Point, Subject, points, undisturbed
+from geowb.masking.subject import Loss, Passes, Point, Subject, points, targets, undisturbed
 
 __all__ = ["METRICS", "Profile", "profile"]
 
@@ -40,7 +40,7 @@ class Profile:
     ``table`` has a row a measure: mean with its 95 % interval (low, high), median, undefined
     (samples), and the passes an image that it took beyond what others had done (forward, backward);
     ``samples`` has a row a sample; ``scores`` what is right without an attack and under FGSM and
-    PGD, as shares with intervals (of quantities: the root mean square error a sample); ``trust``
+    PGD, over all labels, with intervals (of quantities: the root mean square error); ``trust``
     is the mean of three measures with its interval;
     ``masks`` is True, False, or None where it cannot be told; ``verdict`` the same in words.
     """
@@ -122,11 +122,15 @@ def profile(
     model and 0 where there is no gradient: the cosine between FGSM's and PGD's changes, gradient
     information, and foresight, the correlation over random corners between what the gradient
     foresees of the loss and what comes. Its limit, 0.6, was set on classifiers of handwritten
-    digits. Intervals are by bootstrap over the samples.
+    digits. Gradient information counts from 20 samples on for which it is defined.
+
+    Intervals are by bootstrap over the samples; that of the trust also holds the choice of corners,
+    but not the random start of PGD, which all samples share. Models that draw random numbers, or
+    are no better than guessing, are not judged, nor are fewer than 20 samples or 16 corners.
 
     Maps are measured by the loss over their labelled pixels, without gradient information; samples
-    without a label are left out. A model of quantities looks robust where its error grows less than
-    fourfold.
+    without a label are left out. Of quantities it is the skill, what the model explains of the
+    labels' variance, a quarter of which must be left.
 
     Parameters
     ----------
@@ -135,8 +139,8 @@ def profile(
     loader
         Batches ``(x, y)``, or one pair of tensors.
     metrics
-        Which of the five. The verdict needs the cosine, the error (for the foresight) and gradient
-        information, and is made of those that are there.
+        Which of the five. The verdict needs the first three, and takes gradient information if it
+        is among them.
     draws
         Corners of the linearisation error and of foresight; 0 for 16, and 16 more at a time until
         the interval of the trust lies on one side of its limit, at most 256.
@@ -149,33 +153,38 @@ def profile(
     ------
     As in `geowb.masking.gradient_norm`.
     """
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     if unknown := [name for name in metrics if name not in METRICS]:
         told = did_you_mean(unknown[0], METRICS)
         raise RequestError(f"There is no metric '{unknown[0]}'. {told}")
     step.check(norm, epsilon, draws=draws or 1, repeats=repeats)
-    x, y = _labelled(*_gathered(loader))
+    x, y = _labelled(*_gathered(loader, loss))
     kind = "quantities" if y.is_floating_point() else "maps" if y.ndim > 1 else "classes"
+    if kind != "classes":
+        metrics = [name for name in metrics if name != "gradient_information"]
+    if not metrics:
+        raise RequestError("No metric is left to take: name one or more that apply here.")
     subject, began = Subject(model, bounds, loss), time.perf_counter()
     with undisturbed(model, seed):
-        taken = _Taken(
-            list(points(subject, x, y, batch_size)),
-            epsilon,
-            norm,
-            seed,
-            Line() if progress else None,
-        )
+        where = list(points(subject, x, y, batch_size))
+        taken = _Taken(where, epsilon, norm, seed, Line() if progress else None)
         weights = judge.weights_of(len(x), repeats, seed)
-        if kind != "classes":
-            metrics = [name for name in metrics if name != "gradient_information"]
         for name in METRICS:
             if name in metrics and name != "linearization_error":
                 taken.take(name)
         for _ in taken.corners(draws or measure.DRAWS if "linearization_error" in metrics else 0):
-            if not draws and judge.decided(judge.trust_of(taken.values, weights)):
+            if not draws and judge.decided(judge.trust_of(taken.values, weights, taken.noise)):
                 break
+        random = taken.random()
     values, right = taken.values, taken.right
-    trust, scores = judge.trust_of(values, weights), _scores(right, weights)
-    masks, verdict = judge.verdict(scores, trust, values, metrics, kind, judge.guessing_of(y))
+    trust = judge.trust_of(values, weights, taken.noise)
+    sizes = torch.cat([point.sizes for point in where]).cpu().numpy()
+    none = float((values["gradient_norm"] == 0).double().mean()) if "gradient_norm" in values else 0
+    scored = {name: found.double().numpy() for name, found in right.items()}
+    guessing = judge.guessing_of(y)
+    facts = judge.Facts(scored, sizes, kind, guessing, trust, none, taken.drawn, random)
+    masks, verdict = judge.verdict(facts, metrics, weights)
+    scores = _scores(facts, weights)
     settings = {"epsilon": epsilon, "norm": norm, "bounds": list(bounds), "seed": seed}
     settings |= {"images": len(x), "draws": taken.drawn, "kind": kind}
     return Profile(
@@ -202,7 +211,7 @@ class _Taken:
         self.values: dict[str, torch.Tensor] = {}
         self.right: dict[str, torch.Tensor] = {}
         self.passes: dict[str, Passes] = {}
-        self.drawn = 0
+        self.drawn, self.noise = 0, 0.0
 
     @contextmanager
     def _counted(self, name: str) -> Iterator[None]:
@@ -246,65 +255,85 @@ class _Taken:
 
     def corners(self, count: int) -> Iterator[int]:
         """Draw corners, a group at a time, and bring error and foresight up to date."""
-        like, sums = self.points[0].u, _Sums()
+        like, of = self.points[0].u, "logit" if self.points[0].classes else "label"
+        parts: list[list[torch.Tensor]] = []
         for ways in step.directions(like, self.epsilon, self.norm, count, self.seed):
+            self._show(f"linearization_error: corner {self.drawn + 1} of {count} at most")
             with self._counted("linearization_error"):
-                self._show(f"linearization_error: corner {self.drawn + 1} of {count} at most")
-                for number, point in enumerate(self.points):
-                    sums.add(number, point, ways)
-            self.values["linearization_error"], self.values["foresight"] = sums.found()
+                found = [self._corner(point, ways, of) for point in self.points]
+            parts.append([torch.cat(part) for part in zip(*found, strict=True)])
+            error, foreseen, came = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+            self.values["linearization_error"] = error.nanmean(1)
+            self.values["foresight"], self.noise = _foresight(foreseen, came)
             self.drawn += len(ways)
             yield self.drawn
 
-
-class _Sums:
-    """Sums over corners, of which error and foresight are made: memory of one value a sample."""
-
-    def __init__(self) -> None:
-        self.sums: dict[int, torch.Tensor] = {}
-
-    def add(self, number: int, point: Point, ways: torch.Tensor) -> None:
-        """Add a group of corners at a point's samples."""
-        of = "logit" if point.classes else "label"
+    @staticmethod
+    def _corner(point: Point, ways: torch.Tensor, of: str) -> tuple[torch.Tensor, ...]:
         told = measure.changes(point, ways, dict.fromkeys((of, "label")))
-        error = measure.relative(*told[of], point.values(point.output, of)).double()
-        foreseen, came = (part.double() for part in told["label"])
-        defined = error.isfinite()
-        rows = (error.nan_to_num(), defined, foreseen, came, foreseen**2, came**2, foreseen * came)
-        added = torch.stack(
-            [row.sum(1) for row in rows] + [torch.full_like(error[:, 0], len(ways))]
-        )
-        self.sums[number] = self.sums.get(number, 0) + added.detach().cpu()
+        error = measure.relative(*told[of], point.values(point.output.double(), of))
+        return tuple(part.detach().cpu() for part in (error, *told["label"]))
 
-    def found(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean error, and correlation of what was foreseen with what came (0: no gradient)."""
-        error, defined, f, c, ff, cc, fc, n = torch.cat([*self.sums.values()], 1)
-        both = ((ff - f * f / n).clamp_min(0) * (cc - c * c / n).clamp_min(0)).sqrt()
-        foresight = torch.where(both > 0, (fc - f * c / n) / both, 0.0).clamp(-1, 1)
-        return error / defined.where(defined > 0, torch.nan), foresight
+    def random(self) -> bool:
+        """Whether a second pass of a few images differs from the first."""
+        few = self.points[0].part(slice(0, 8))
+        with torch.no_grad(), self._counted(next(iter(self.passes))):
+            again = self.subject.output(few.u, few.there)
+        return not torch.allclose(again, few.output, rtol=1e-3, atol=1e-3 * float(few.output.std()))
 
 
-def _gathered(
-    loader: Iterable[Sequence[torch.Tensor]] | tuple[torch.Tensor, torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _foresight(foreseen: torch.Tensor, came: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Correlation over corners of what was foreseen with what came, ``(N,)``, and its noise.
+
+    0 where the gradient foresees nothing, NaN where it does and nothing comes. The noise is the
+    standard error of the mean over the samples that the choice of corners brings, by the jackknife.
+    """
+    count = foreseen.shape[1]
+    sums = [(part, part.sum(1, keepdim=True)) for part in _products(foreseen, came)]
+    whole = _correlation([total for _, total in sums], count)[:, 0]
+    if count < 3:
+        return whole, 0.0
+    without = _correlation([total - part for part, total in sums], count - 1)
+    left = without.nanmean(0)
+    return whole, float(((count - 1) / count * (left - left.mean()).square().sum()).sqrt())
+
+
+def _products(f: torch.Tensor, c: torch.Tensor) -> list[torch.Tensor]:
+    return [f, c, f * f, c * c, f * c]
+
+
+def _correlation(sums: list[torch.Tensor], count: int) -> torch.Tensor:
+    f, c, ff, cc, fc = sums
+    own, other = ((ff - f * f / count), (cc - c * c / count))
+    found = ((fc - f * c / count) / (own * other).clamp_min(0).sqrt()).clamp(-1, 1)
+    found = torch.where(other > 1e-12 * cc, found, torch.nan)
+    return torch.where(own > 1e-12 * ff, found, torch.where(ff > 0, torch.nan, 0.0))
+
+
+def _gathered(loader: Any, loss: str | Loss) -> tuple[torch.Tensor, torch.Tensor]:
     """All samples of a loader as one pair of tensors."""
-    if isinstance(loader, tuple) and len(loader) == 2 and torch.is_tensor(loader[0]):
-        return loader
-    batches = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in loader]
+    pair = isinstance(loader, tuple | list) and len(loader) == 2
+    pair = pair and all(hasattr(part, "shape") for part in loader)
+    batches = [loader] if pair else list(loader)
     if not batches:
         raise DataError("The loader gave no batch: there is nothing to measure at.")
-    xs, ys = zip(*batches, strict=True)
-    return torch.cat(xs), torch.cat(ys)
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            told = type(batch).__name__
+            told += f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
+            raise DataError(f"A batch is a pair of images and targets, not {told}.")
+    xs, ys = ([torch.as_tensor(part) for part in parts] for parts in zip(*batches, strict=True))
+    return torch.cat(xs), targets(torch.cat(ys), loss)
 
 
 def _labelled(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave out maps without a labelled pixel: they have no loss."""
-    if y.ndim < 2 or len(x) != len(y) or not len(y):
+    """Leave out samples without a label: they have no loss."""
+    if len(x) != len(y) or not len(y) or (y.ndim < 2 and not y.is_floating_point()):
         return x, y
-    seen = (y.isfinite() if y.is_floating_point() else y >= 0).flatten(1).any(1)
+    seen = (y.isfinite() if y.is_floating_point() else y >= 0).reshape(len(y), -1).any(1)
     if not seen.any():
         raise DataError("No pixel of any sample is labelled: there is no loss to measure.")
-    return x[seen], y[seen]
+    return x[seen.to(x.device)], y[seen]
 
 
 def _table(
@@ -329,12 +358,15 @@ def _table(
     return pd.DataFrame(rows).T.astype({"undefined": int}).rename_axis("measure")
 
 
-def _scores(right: dict[str, torch.Tensor], weights: np.ndarray) -> pd.DataFrame:
-    """Share that is right without an attack and under each, with intervals."""
+def _scores(facts: judge.Facts, weights: np.ndarray) -> pd.DataFrame:
+    """Share of the labels that is right (or the error) without an attack and under each."""
     rows = {}
-    for name, found in right.items():
-        low, high = middle_95(judge.means(found.double().numpy(), weights), weights.shape[1])
-        rows[name] = {"mean": float(found.double().mean()), "low": low, "high": high}
+    for name, found in facts.right.items():
+        low, high = middle_95(
+            judge.pooled(found, facts.sizes, facts.kind, weights), weights.shape[1]
+        )
+        whole = float(judge.pooled(found, facts.sizes, facts.kind)[0])
+        rows[name] = {"mean": whole, "low": low, "high": high}
     return pd.DataFrame(rows).T.rename_axis("attack")
 
 

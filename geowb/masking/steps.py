@@ -58,14 +58,16 @@ def steepest(gradient: torch.Tensor, norm: str) -> torch.Tensor:
         return gradient.sign()
     scale = gradient.abs().flatten(1).amax(1)
     scaled = gradient / wide(torch.where(scale > 0, scale, 1.0), gradient)
-    return scaled / wide(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)
+    size = scaled.flatten(1).norm(dim=1)
+    return scaled / wide(torch.where(size > 0, size, 1.0), gradient)
 
 
 def projected(delta: torch.Tensor, epsilon: float, norm: str) -> torch.Tensor:
     """Find the nearest point of the ball of radius `epsilon`."""
     if norm == "linf":
         return delta.clamp(-epsilon, epsilon)
-    scale = (epsilon / delta.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1.0)
+    size = delta.flatten(1).norm(dim=1)
+    scale = torch.where(size > epsilon, epsilon / size, 1.0)
     return delta * wide(scale, delta)
 
 
@@ -117,23 +119,22 @@ def ascend(
     target: str,
     begin: torch.Tensor | None = None,
     project: bool = True,
-    inside: bool = True,
 ) -> Iterator[torch.Tensor]:
     """Climb the loss in steps of `size`; gives the pixels after each step.
 
-    `begin` is added first (a random start). With `project` the steps stay in the ball of
-    `epsilon`, with `inside` in [0, 1]. The first gradient of a climb without a start is the one
+    `begin` is added first (a random start). Steps stay in [0, 1], and with `project` in the ball of
+    `epsilon`. The first gradient of a climb without a start is the one
     that `point` may have already.
     """
     u = point.u
     if begin is not None:
         begin = begin if point.there is None else begin * point.there
-        u = (point.u + begin).clamp(0, 1) if inside else point.u + begin
+        u = (point.u + begin).clamp(0, 1)
     for number in range(steps):
         first = number == 0 and begin is None
         gradient = point.gradient(target) if first else point.at(u, target)
         u = u + size * steepest(gradient, norm)
         if project:
             u = point.u + projected(u - point.u, epsilon, norm)
-        u = u.clamp(0, 1) if inside else u
+        u = u.clamp(0, 1)
         yield u

@@ -29,7 +29,7 @@ from geowb.errors import DataError, RequestError, did_you_mean
 from geowb.masking import steps as step
 from geowb.masking.subject import Passes, Subject, points, undisturbed
 
-__all__ = ["ATTACKS", "Attacked", "autoattack", "standard"]
+__all__ = ["ATTACKS", "Attacked", "attacks_for", "autoattack", "standard"]
 
 #: What AutoAttack is made of, and the fewest classes that each takes.
 ATTACKS = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
@@ -116,9 +116,7 @@ def autoattack(
         As in `geowb.masking.gradient_norm`; and images of another shape.
     """
     step.check(norm, epsilon, queries=queries)
-    for name in attacks:
-        if name not in ATTACKS:
-            raise RequestError(f"There is no attack '{name}'. {did_you_mean(name, ATTACKS)}")
+    attacks_for(max(ATTACKS.values()), attacks)  # unknown names
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
@@ -135,10 +133,12 @@ def autoattack(
                 "AutoAttack takes images (N, C, H, W) without missing pixels; these are "
                 f"{tuple(x.shape)}{'' if x.ndim != 4 else ', some of them NaN'}."
             )
+        found[0].need_classes("AutoAttack")
         u = torch.cat([point.u for point in found])
         y = torch.cat([point.y for point in found])
         right = torch.cat([point.prediction == point.y for point in found])
-        names = _names(attacks, found[0].output.shape[1], notes)
+        names, told = attacks_for(found[0].output.shape[1], attacks)
+        notes += told
         of = {"norm": "Linf" if norm == "linf" else "L2", "eps": epsilon, "seed": seed}
         for name in names:
             before, clock = subject.passes + Passes(), time.perf_counter()
@@ -165,24 +165,36 @@ def autoattack(
                     "points more than the attacks that follow gradients: they may be masked."
                 )
     table = pd.DataFrame(rows).T.rename_axis("attack")
-    x = subject.pixels(u, None).detach().cpu()
+    x = subject.pixels(u, None).detach().to(x.device)
     seconds = time.perf_counter() - began
     return Attacked(x, right.cpu(), table, tuple(notes), seconds, subject.passes)
 
 
-def _names(attacks: Sequence[str], classes: int, notes: list[str]) -> Sequence[str]:
-    """Which attacks a model of so many classes gets."""
+def attacks_for(classes: int, attacks: Sequence[str] = ()) -> tuple[Sequence[str], list[str]]:
+    """Say which attacks a model of so many classes gets, and what is to be remarked on that.
+
+    >>> attacks_for(10, ["square"])
+    (['square'], [])
+
+    Raises
+    ------
+    RequestError
+        For an attack that is named and needs more classes.
+    """
     for name in attacks:
+        if name not in ATTACKS:
+            raise RequestError(f"There is no attack '{name}'. {did_you_mean(name, ATTACKS)}")
         if classes < ATTACKS[name]:
             raise RequestError(
                 f"The attack '{name}' takes {ATTACKS[name]} classes or more; the model tells "
                 f"{classes}. Use {', '.join(standard(classes))}, which is what is left of the "
                 "standard ones."
             )
-    if not attacks and classes < ATTACKS["apgd-t"]:
-        left = ", ".join(standard(classes))
-        notes.append(f"With {classes} classes there is no targeted APGD: {left} were run.")
-    return attacks or standard(classes)
+    if attacks or classes >= ATTACKS["apgd-t"]:
+        return attacks or standard(classes), []
+    left = ", ".join(standard(classes))
+    told = f"With {classes} classes there is no targeted APGD: {left} were run."
+    return standard(classes), [told]
 
 
 def _settings(tool: Any, classes: int, queries: int) -> None:

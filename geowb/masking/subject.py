@@ -7,6 +7,7 @@ passes, says what is wrong with an output, and leaves the model as it was.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,17 @@ from geowb.errors import (
     did_you_mean,
 )
 
-__all__ = ["LOSSES", "NORMS", "Loss", "Passes", "Point", "Subject", "points", "undisturbed"]
+__all__ = [
+    "LOSSES",
+    "NORMS",
+    "Loss",
+    "Passes",
+    "Point",
+    "Subject",
+    "points",
+    "targets",
+    "undisturbed",
+]
 
 NORMS = ("linf", "l2")
 LOSSES = ("cross_entropy", "squared_error")
@@ -57,18 +68,24 @@ class Passes:
 def undisturbed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Put a model in eval mode and draw from `seed`; afterwards all is as it was.
 
-    Modes of all submodules and the random states of torch (CPU and CUDA) are put back; parameters'
-    gradients are never written to, since gradients are taken with respect to the input alone.
+    Modes of all submodules, the random states of torch (CPU and CUDA) and whether CUDA may round to
+    TF32 (here it may not) are put back; gradients of parameters are never written, since they
+    are taken with respect to the input alone.
     """
     modes = [(module, module.training) for module in model.modules()]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    exact = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    rounded = [part.allow_tf32 for part in exact]
+    with torch.inference_mode(False), torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)
         model.eval()
+        for part in exact:  # a GPU would round to 11 bits, and a measure would depend on it
+            part.allow_tf32 = False
         try:
             yield
         finally:
+            for part, was in zip(exact, rounded, strict=True):
+                part.allow_tf32 = was
             for module, mode in modes:
                 module.training = mode
 
@@ -93,6 +110,8 @@ class Subject:
     bounds: tuple[float, float] = (0.0, 1.0)
     loss: str | Loss = "cross_entropy"
     passes: Passes = field(default_factory=Passes)
+    #: Images that go forward at once without a gradient, at most.
+    most: int = 256
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -100,21 +119,21 @@ class Subject:
                 f"A model is a torch module here, not {type(self.model).__name__}: wrap a function "
                 "in a torch.nn.Module."
             )
-        low, high = self.bounds
-        if not low < high:
+        if len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]:
             raise RequestError(f"bounds are the smallest and the largest pixel, not {self.bounds}.")
         if not callable(self.loss) and self.loss not in LOSSES:
             raise RequestError(f"There is no loss '{self.loss}'. {did_you_mean(self.loss, LOSSES)}")
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+    def device(self) -> torch.device | None:
+        """Where the model is; None if it has neither parameters nor buffers."""
+        held = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.device for tensor in held), None)
 
     def pixels(self, u: torch.Tensor, there: torch.Tensor | None) -> torch.Tensor:
         """Bring `u` from [0, 1] to the pixel range; NaN where no pixel is `there`."""
         low, high = self.bounds
-        x = u if (low, high) == (0.0, 1.0) else low + u * (high - low)
+        x = u.clone() if (low, high) == (0.0, 1.0) else low + u * (high - low)
         return x if there is None else torch.where(there, x, torch.nan)
 
     def output(self, u: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
@@ -134,7 +153,7 @@ class Subject:
                 f"{len(u)} images of a batch: nothing can be measured there. Look for divisions by "
                 "zero, overflow, or missing pixels that it cannot take."
             )
-        return found
+        return found.float() if found.is_floating_point() and found.dtype.itemsize < 4 else found
 
     def losses(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """One loss a sample, ``(N,)``: never divided by the size of a batch."""
@@ -209,7 +228,23 @@ class Point:
     @property
     def classes(self) -> bool:
         """Whether it says one class a sample."""
-        return self.output.ndim == 2 and self.y.ndim == 1 and not self.y.is_floating_point()
+        if self.output.ndim != 2 or self.y.ndim != 1 or self.quantities:
+            return False
+        return bool(self.y.min() >= 0 and self.y.max() < self.output.shape[1])
+
+    def need_classes(self, what: str) -> None:
+        """Refuse what needs a class a sample, if there is none."""
+        if not self.classes:
+            raise DataError(
+                f"{what} needs a class a sample: logits (N, K) and targets (N,). The model returns "
+                f"{tuple(self.output.shape)}, the targets are {tuple(self.y.shape)}."
+            )
+
+    @functools.cached_property
+    def sizes(self) -> torch.Tensor:
+        """How many labels each sample has, ``(N,)``."""
+        seen = self.y.isfinite() if self.quantities else self.y >= 0
+        return seen.reshape(len(self), -1).sum(1)
 
     @functools.cached_property
     def prediction(self) -> torch.Tensor:
@@ -224,8 +259,7 @@ class Point:
     @functools.cached_property
     def labelled(self) -> torch.Tensor:
         """Which samples have a label at all, ``(N,)``: others have no loss and no gradient."""
-        seen = self.y.isfinite() if self.quantities else self.y >= 0
-        return seen.flatten(1).any(1) if seen.ndim > 1 else seen
+        return self.sizes > 0
 
     def score(self, output: torch.Tensor) -> torch.Tensor:
         """Say what is right of each sample, ``(N,)``: 0 or 1, or of a map the share of pixels.
@@ -233,14 +267,11 @@ class Point:
         Of quantities it is the error: the root of the mean square over what is labelled.
         """
         if self.quantities:
-            seen, error = self.y.isfinite(), output.reshape(self.y.shape) - self.y
-            total = torch.where(seen, error, 0.0).square().reshape(len(self), -1).sum(1)
-            return (total / seen.reshape(len(self), -1).sum(1)).sqrt()
-        right = output.argmax(1) == self.y
-        if right.ndim == 1:
-            return right.to(self.u.dtype)
-        seen = (self.y >= 0).flatten(1)
-        return (right.flatten(1) & seen).sum(1) / seen.sum(1)
+            error = output.reshape(self.y.shape) - self.y
+            total = torch.where(self.y.isfinite(), error, 0.0).square()
+            return (total.reshape(len(self), -1).sum(1) / self.sizes).sqrt()
+        right = (output.argmax(1) == self.y) & (self.y >= 0)
+        return right.reshape(len(self), -1).sum(1) / self.sizes
 
     def target(self, name: str) -> torch.Tensor:
         """Find what the loss is taken against: the ``label`` or the model's own ``prediction``."""
@@ -302,7 +333,9 @@ def checked_output(subject: Subject, output: torch.Tensor, y: torch.Tensor) -> t
     if callable(subject.loss):
         return output
     if subject.loss == "squared_error":
-        if output.numel() != y.numel():
+        without = (len(y), *y.shape[2:]) if y.ndim > 1 and y.shape[1] == 1 else tuple(y.shape)
+        one = (len(output), *output.shape[2:]) if output.shape[1:2] == (1,) else tuple(output.shape)
+        if one != without:
             raise DataError(
                 f"The model returns {tuple(output.shape)}, the targets are {tuple(y.shape)}: give "
                 "as many values as it returns, NaN where there is no label."
@@ -336,6 +369,13 @@ def checked_output(subject: Subject, output: torch.Tensor, y: torch.Tensor) -> t
     return output
 
 
+def targets(y: torch.Tensor, loss: str | Loss) -> torch.Tensor:
+    """Bring targets to the type that the loss takes: quantities, or numbers of classes."""
+    if loss == "squared_error":
+        return y if y.is_floating_point() else y.float()
+    return y if y.is_floating_point() else y.long()
+
+
 def points(
     subject: Subject, x: torch.Tensor, y: torch.Tensor, batch_size: int = 64
 ) -> Iterator[Point]:
@@ -345,7 +385,7 @@ def points(
         raise DataError(
             f"Images must be of a floating type, not {x.dtype}: divide or convert them."
         )
-    if x.ndim < 2 or len(x) != len(y):
+    if x.ndim < 2 or not y.ndim or len(x) != len(y):
         raise DataError(
             f"Images are (N, ...) and targets (N, ...); they were given as {tuple(x.shape)} and "
             f"{tuple(y.shape)}."
@@ -354,12 +394,13 @@ def points(
         raise DataError("There are no images: give one or more.")
     if batch_size < 1:
         raise RequestError(f"batch_size must be 1 or more: {batch_size}.")
-    there = x.isfinite()
+    subject.most = 4 * batch_size
+    there = ~x.isnan()
     low, high = subject.bounds
     slack = 1e-6 * (high - low)
     seen = x[there]
     if not seen.numel():
-        raise DataError("No pixel is finite.")
+        raise DataError("No pixel has data: all are NaN.")
     if seen.min() < low - slack or seen.max() > high + slack:
         raise DataError(
             f"Pixels reach from {seen.min():g} to {seen.max():g}, beyond the range of {low:g} to "
@@ -367,8 +408,9 @@ def points(
         )
     u = x if (low, high) == (0.0, 1.0) else (x - low) / (high - low)
     u = torch.where(there, u, 0.0).clamp(0, 1)
-    y = y if y.is_floating_point() else y.long()
+    y = targets(y, subject.loss)
+    device = subject.device or x.device
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        holes = None if there[rows].all() else there[rows].to(subject.device)
-        yield Point(subject, u[rows].to(subject.device), y[rows].to(subject.device), holes)
+        holes = None if there[rows].all() else there[rows].to(device)
+        yield Point(subject, u[rows].to(device), y[rows].to(device), holes)

@@ -132,11 +132,12 @@ def build_classifier(
     ):
         if given not in known:
             raise RequestError(f"There is no {what} '{given}'. {did_you_mean(given, known)}")
-    if len(shape) != 3 or min(shape) < 1 or len(classes) < 2 or width < 1 or levels in (1, -1):
+    few = len(classes) < 2 or width < 1 or levels < 0 or levels == 1 or not 0 < gain < float("inf")
+    if len(shape) != 3 or min(shape) < 1 or few:
         raise RequestError(
             "A classifier has images of (bands, rows, columns), two classes or more, a width of 1 "
-            "or more, and 0 or 2 levels or more: "
-            f"{tuple(shape)}, {len(classes)}, {width}, {levels}."
+            "or more, 0 or 2 levels or more, and a positive gain: "
+            f"{tuple(shape)}, {len(classes)}, {width}, {levels}, {gain}."
         )
     card = {
         "kind": "classifier",
@@ -155,7 +156,7 @@ def build_classifier(
     }
     make = _resnet18 if network == "resnet18" else _small
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Classifier(make(card, ACTIVATIONS[activation]), card)
 
 
