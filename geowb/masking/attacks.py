@@ -20,7 +20,7 @@ from torch import nn
 
 from geowb.errors import RequestError
 from geowb.masking import steps as step
-from geowb.masking.subject import Loss, Point, Subject, points, undisturbed
+from geowb.masking.subject import Loss, Point, Subject, applied, points, undisturbed
 
 __all__ = ["accuracy", "fgsm", "pgd", "spsa"]
 
@@ -49,7 +49,8 @@ def fgsm(
         (found,) = step.ascend(point, size=epsilon, steps=1, **how)
         return found
 
-    return _attacked(attack, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return _attacked(attack, model, x, y, **how)
 
 
 def pgd(
@@ -91,7 +92,8 @@ def pgd(
             found = torch.where(step.wide(higher, u), u, found)
         return found
 
-    return _attacked(attack, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return _attacked(attack, model, x, y, **how)
 
 
 def spsa(
@@ -135,7 +137,8 @@ def spsa(
             _ = point.output  # checked before anything else
             return _spsa(point, epsilon, norm, steps, samples // 2, reach, step_size, seed)
 
-    return _attacked(attack, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return _attacked(attack, model, x, y, **how)
 
 
 def _spsa(
@@ -192,14 +195,8 @@ def _attacked(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
-    bounds: tuple[float, float],
-    loss: str | Loss,
-    seed: int,
-    batch_size: int,
+    **how: Any,
 ) -> torch.Tensor:
-    """Attack batch by batch; missing pixels stay missing."""
-    subject, found = Subject(model, bounds, loss), []
-    with undisturbed(model, seed):
-        for point in points(subject, x, y, batch_size):
-            found.append(subject.pixels(attack(point), point.there).detach().to(x.device))
-    return torch.cat(found)
+    """Attack all samples; missing pixels stay missing."""
+    found = applied(attack, model, x, y, **how)
+    return torch.cat([p.subject.pixels(u, p.there).detach().to(x.device) for p, u in found])

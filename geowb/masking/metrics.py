@@ -26,7 +26,7 @@ from torch import nn
 from geowb.errors import RequestError, did_you_mean
 from geowb.masking import steps as step
 from geowb.masking.deepfool import deepfool
-from geowb.masking.subject import Loss, Point, Subject, points, undisturbed
+from geowb.masking.subject import Loss, Point, applied
 
 __all__ = [
     "fgsm_pgd_cosine",
@@ -92,7 +92,8 @@ def gradient_norm(
         found = step.length(point.gradient(target))
         return found / len(point) if published else found
 
-    return measured(measure, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return measured(measure, model, x, y, **how)
 
 
 def fgsm_pgd_cosine(
@@ -143,7 +144,8 @@ def fgsm_pgd_cosine(
         found = step.cosine(*(u - point.u for u in pair))
         return found.nan_to_num() if published else found
 
-    return measured(measure, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return measured(measure, model, x, y, **how)
 
 
 def linearization_error(
@@ -196,7 +198,8 @@ def linearization_error(
         summed = batch_size if published else None
         return linear_errors(point, epsilon, norm, of, draws, seed, summed).nanmean(1)
 
-    return measured(measure, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return measured(measure, model, x, y, **how)
 
 
 def pgd_collinearity(
@@ -244,7 +247,8 @@ def pgd_collinearity(
             point, epsilon, norm, target, steps, step_size, sequential, zero=published
         )
 
-    return measured(measure, model, x, y, bounds, loss, seed, batch_size)
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    return measured(measure, model, x, y, **how)
 
 
 def gradient_information(
@@ -287,7 +291,8 @@ def gradient_information(
     def measure(point: Point) -> torch.Tensor:
         return information(point, norm, steps, zero=published)
 
-    return measured(measure, model, x, y, bounds, "cross_entropy", seed, batch_size)
+    how = {"bounds": bounds, "loss": "cross_entropy", "seed": seed, "batch_size": batch_size}
+    return measured(measure, model, x, y, **how)
 
 
 def measured(
@@ -295,19 +300,13 @@ def measured(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
-    bounds: tuple[float, float],
-    loss: str | Loss,
-    seed: int,
-    batch_size: int,
+    **how: Any,
 ) -> torch.Tensor:
-    """Take a measure batch by batch, without touching the model's state: ``(N,)`` on the CPU."""
-    subject = Subject(model, bounds, loss)
-    with undisturbed(model, seed):
-        found = []
-        for point in points(subject, x, y, batch_size):
-            values = measure(point).detach()
-            values = values.float() if values.dtype.itemsize < 4 else values
-            found.append(torch.where(point.labelled, values, torch.nan).cpu())
+    """Take a measure at all samples: ``(N,)`` on the CPU, NaN where there is no label."""
+    found = []
+    for point, values in applied(measure, model, x, y, **how):
+        values = values.float() if values.dtype.itemsize < 4 else values
+        found.append(torch.where(point.labelled, values, torch.nan).cpu())
     return torch.cat(found)
 
 

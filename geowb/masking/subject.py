@@ -414,3 +414,20 @@ def points(
         rows = slice(start, start + batch_size)
         holes = None if there[rows].all() else there[rows].to(device)
         yield Point(subject, u[rows].to(device), y[rows].to(device), holes)
+
+
+def applied(
+    work: Callable[[Point], torch.Tensor],
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    bounds: tuple[float, float],
+    loss: str | Loss,
+    seed: int,
+    batch_size: int,
+) -> list[tuple[Point, torch.Tensor]]:
+    """Do something with a model at all samples, batch by batch, without touching its state."""
+    subject = Subject(model, bounds, loss)
+    with undisturbed(model, seed):
+        return [(point, work(point).detach()) for point in points(subject, x, y, batch_size)]
