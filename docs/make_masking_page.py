@@ -132,7 +132,8 @@ def of_maps(records: list[Record]) -> str:
             ends = "; ".join(f"{a:+.2f} to {b:+.2f}" for a, b in pairs if pd.notna(a))
             rows.append([*row, ends or "-"])
     header = ["", "", "U-Net", "frozen", "frozen minus U-Net, 95 % of each seed"]
-    return markdown(rows, header)
+    words, seeds = command(records, STUDY)
+    return f"{MAPS}\n\nMade by `{words} -p seed={seeds}`.\n\n{markdown(rows, header)}"
 
 
 def draw(found: pd.DataFrame) -> str:
@@ -157,11 +158,6 @@ def main(folder: Path = RECORDS) -> None:
     right, every = values(records, "verdict/right"), values(records, "verdict/models")
     minutes = ", ".join(f"{run.seconds / 60:.0f}" for run in records)
     rises = " and ".join(NAMES[name] for name in RISES)
-    maps = (
-        ["", MAPS, of_maps(records)]
-        if values(records, "maps/flood/trust/unet").notna().any()
-        else []
-    )
     parts = [
         f"""# What the study of masked gradients shows
 
@@ -193,7 +189,7 @@ not" for the honest ones. `fgsm_overfit`, which its training leads into masking,
         areas(records),
         "## What it costs",
         costs(records),
-        *maps,
+        of_maps(samples(folder / "masking_maps")[0]) if (folder / "masking_maps").is_dir() else "",
     ]
     PAGE.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8")
     print(PAGE)

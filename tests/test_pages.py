@@ -50,10 +50,19 @@ def test_the_page_of_compressed_embeddings_is_made_of_the_kept_runs(script, monk
     assert made == {"nec_world.png", "nec_ucmerced.png"}
 
 
+def test_the_page_of_masked_gradients_is_made_of_the_kept_runs(script, monkeypatch, tmp_path):
+    masking = script("make_masking_page")
+    (tmp_path / "figures").mkdir()
+    monkeypatch.setattr(masking, "PICTURES", tmp_path / "figures")
+    masking.main()
+    assert masking.PAGE.read_text() == (DOCS / "masking_results.md").read_text()
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["masking.png"]
+
+
 def test_kept_runs_are_done_full_and_say_nothing_of_the_machine():
     runs = [run for folder in sorted((DOCS / "records").iterdir()) if folder.is_dir()
             for run in read_runs(folder)]  # fmt: skip
-    assert {run.study for run in runs} == {"prithvi_tasks", "nec_tradeoff"}
+    assert {run.study for run in runs} == {"prithvi_tasks", "nec_tradeoff", "masking_metrics"}
     names = {study: load_study(study).parameters.keys() for study in {run.study for run in runs}}
     for run in runs:
         assert (run.status, run.profile) == ("done", "full")
