@@ -341,7 +341,11 @@ def test_pictures_have_their_axes(tmp_path):
         masks=theirs["flagged"] == 1, defended=~theirs.index.isin(published.UNDEFENDED)
     )
     drawn = pictures.against_gap(theirs, "lin8", "pgd-autoattack", log=True)
-    assert [len(part) for part in drawn] == [3, 16, 6]
+    parts = {part.label: len(part) for part in drawn}
+    assert parts == {"not defended": 3, "defended": 16, "masking": 6}
+    led = theirs.assign(masks=theirs["masks"].astype(object).where(theirs["aa8"] > 1, None))
+    parts = {part.label: len(part) for part in pictures.against_gap(led, "cos8", "fgsm-pgd")}
+    assert parts == {"not defended": 3, "defended": 16, "overfitted": 3, "masking": 3}
     assert "log10" in next(iter(drawn)).vdims[0].name
     losses = pd.DataFrame({0: [0.1, 0.4]}, index=[0.0, 0.1])
     along = pictures.along_gradient({"pgd": losses}, epsilon=0.05, title="digits")

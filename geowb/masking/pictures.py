@@ -52,9 +52,8 @@ def against_gap(
     hv = holoviews()
     name = NAMES.get(metric, metric)
     axes = (NAMES.get(gap, gap), f"log10 of {name}" if log else name)
-    kind = np.where(
-        models["masks"].astype(bool), 2, np.where(models["defended"].astype(bool), 1, 0)
-    )
+    masks = models["masks"].astype(object).map({True: 3, False: 1}).fillna(2)
+    kind = np.where(models["defended"].astype(bool), masks, 0)
     drawn = []
     for number, (called, colour, marker) in enumerate(_KINDS):
         part = models.loc[kind == number, [gap, metric]].astype(float).dropna()
