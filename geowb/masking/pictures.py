@@ -132,7 +132,8 @@ def pixel_panels(maps: Mapping[str, xr.Dataset], image: np.ndarray, sample: int 
                     **{"cmap": cmap, "clim": limits, "colorbar": True, "aspect": "equal"},
                     **{"xaxis": None, "yaxis": None, "fontsize": {"title": 8, "cticks": 7}},
                     title=NAMES.get(name, name),
+                    clabel="",
                     clipping_colors={"NaN": "#DDDDDD"},
                 )
             )
-    return layout(panels, 1 + len(shown)).opts(hspace=0.15, vspace=0.25)
+    return layout(panels, 1 + len(shown)).opts(hspace=0.4, vspace=0.25)
