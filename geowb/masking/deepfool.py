@@ -31,14 +31,13 @@ def deepfool(
     for _ in range(steps):
         part, now = point.part(open_), u[open_].detach().requires_grad_()
         output = part.subject.output(now, part.there)
-        own = ranked[open_, 0]
-        still = output.argmax(1) == own
+        still = output.argmax(1) == ranked[open_, 0]
         if not still.all():
             open_ = open_[still]
             if not len(open_):
                 break
             part, now = point.part(open_), u[open_].detach().requires_grad_()
-            output, own = part.subject.output(now, part.there), ranked[open_, 0]
+            output = part.subject.output(now, part.there)
         move = _nearest(part, now, output, ranked[open_], norm)
         total[open_] += move
         u[open_] = (part.u + (1 + overshoot) * total[open_]).clamp(0, 1)

@@ -98,9 +98,7 @@ def _maps(
         for ways in step.directions(point.u, epsilon, norm, draws, seed)
         for way in ways
     ]
-    seen = (point.y.isfinite() if point.quantities else point.y >= 0).reshape(
-        len(point), *point.u.shape[-2:]
-    )
+    seen = point.seen.reshape(len(point), *point.u.shape[-2:])
     error = torch.where(seen, torch.stack(errors).mean(0), torch.nan)
     return {"gradient": gradient, "agreement": agreement, "linearization_error": error}
 
@@ -127,7 +125,6 @@ def _pixel_losses(point: Point, output: torch.Tensor) -> torch.Tensor:
     """Loss of each pixel, ``(N, H, W)``, 0 where there is no label."""
     shape = (len(point), *point.u.shape[-2:])
     if point.quantities:
-        seen = point.y.isfinite()
-        error = torch.where(seen, output.reshape(point.y.shape) - point.y.nan_to_num(), 0.0)
+        error = torch.where(point.seen, output.reshape(point.y.shape) - point.y.nan_to_num(), 0.0)
         return error.square().reshape(shape)
     return nn.functional.cross_entropy(output, point.y, ignore_index=-1, reduction="none")

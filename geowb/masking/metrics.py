@@ -429,7 +429,7 @@ def information(point: Point, norm: str, steps: int = 5, zero: bool = False) -> 
         def margin(z: torch.Tensor) -> torch.Tensor:
             return (z.gather(1, new) - z.gather(1, old))[:, 0]
 
-        pair = [part.subject.gradient(u, part.there, margin)[0] for u in (there[flipped], part.u)]
+        pair = [part.subject.gradient(u, part.there, margin) for u in (there[flipped], part.u)]
         angles = step.cosine(*pair)
         found[flipped] = angles.nan_to_num() if zero else angles
     return found

@@ -27,7 +27,7 @@ from geowb.lines import Line
 from geowb.masking import metrics as measure
 from geowb.masking import steps as step
 from geowb.masking import verdict as judge
-from geowb.masking.comparing import METRICS
+from geowb.masking.comparing import ATTACKS, METRICS
 from geowb.masking.subject import Loss, Passes, Point, Subject, points, targets, undisturbed
 
 __all__ = ["METRICS", "Profile", "profile"]
@@ -241,7 +241,7 @@ class _Taken:
         pair = measure.attacked(point, self.epsilon, self.norm, "label", **pgd)
         with torch.no_grad():
             outputs = [point.output, *(point.subject.output(u, point.there) for u in pair)]
-        for name, output in zip(("clean", "fgsm", "pgd"), outputs, strict=True):
+        for name, output in zip(ATTACKS[:3], outputs, strict=True):
             right = point.score(output).cpu()
             self.right[name] = torch.cat([self.right.get(name, right[:0]), right])
         return step.cosine(*(u - point.u for u in pair))

@@ -179,12 +179,10 @@ class Subject:
         u: torch.Tensor,
         there: torch.Tensor | None,
         values: Callable[[torch.Tensor], torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Gradient of one value a sample; with it the values and the output, detached."""
+    ) -> torch.Tensor:
+        """Gradient of one value a sample."""
         u = u.detach().requires_grad_()
-        output = self.output(u, there)
-        found = values(output)
-        return self.backward(found, u), found.detach(), output.detach()
+        return self.backward(values(self.output(u, there)), u)
 
     def backward(self, values: torch.Tensor, u: torch.Tensor, again: bool = False) -> torch.Tensor:
         """Gradient of ``(N,)`` values with respect to the pixels (of [0, 1])."""
@@ -240,11 +238,15 @@ class Point:
                 f"{tuple(self.output.shape)}, the targets are {tuple(self.y.shape)}."
             )
 
+    @property
+    def seen(self) -> torch.Tensor:
+        """Where there is a label."""
+        return self.y.isfinite() if self.quantities else self.y >= 0
+
     @functools.cached_property
     def sizes(self) -> torch.Tensor:
         """How many labels each sample has, ``(N,)``."""
-        seen = self.y.isfinite() if self.quantities else self.y >= 0
-        return seen.reshape(len(self), -1).sum(1)
+        return self.seen.reshape(len(self), -1).sum(1)
 
     @functools.cached_property
     def prediction(self) -> torch.Tensor:
@@ -268,9 +270,9 @@ class Point:
         """
         if self.quantities:
             error = output.reshape(self.y.shape) - self.y
-            total = torch.where(self.y.isfinite(), error, 0.0).square()
+            total = torch.where(self.seen, error, 0.0).square()
             return (total.reshape(len(self), -1).sum(1) / self.sizes).sqrt()
-        right = (output.argmax(1) == self.y) & (self.y >= 0)
+        right = (output.argmax(1) == self.y) & self.seen
         return right.reshape(len(self), -1).sum(1) / self.sizes
 
     def target(self, name: str) -> torch.Tensor:
@@ -299,7 +301,7 @@ class Point:
                 _ = self.prediction  # before its own graph is made
             known = "output" in self.__dict__
             found = self.subject.gradient(self.u, self.there, lambda z: self._first(z, known, of))
-            self._gradients[of] = found[0]
+            self._gradients[of] = found
         return self._gradients[of]
 
     def _first(self, output: torch.Tensor, known: bool, of: str) -> torch.Tensor:
@@ -310,7 +312,7 @@ class Point:
 
     def at(self, u: torch.Tensor, of: str) -> torch.Tensor:
         """Gradient elsewhere, with the same target."""
-        return self.subject.gradient(u, self.there, lambda z: self.values(z, of))[0]
+        return self.subject.gradient(u, self.there, lambda z: self.values(z, of))
 
     def part(self, rows: slice | torch.Tensor) -> Point:
         """Take some of the samples, with the output that is known of them."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from geowb.evaluate import middle_95
-from geowb.masking.comparing import METRICS
+from geowb.masking.comparing import ATTACKS, METRICS
 
 __all__ = [
     "Facts",
@@ -108,14 +108,11 @@ class Facts:
 
     def left(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Share of the score that FGSM and PGD leave, in each draw; of quantities the skill's."""
-        scores = [pooled(self.right[n], self.sizes, self.kind, weights) for n in _ATTACKS]
+        scores = [pooled(self.right[n], self.sizes, self.kind, weights) for n in ATTACKS[:3]]
         if self.kind == "quantities":
             scores = [1 - (score / max(self.guessing, 1e-300)) ** 2 for score in scores]
         clean = np.maximum(scores[0], 1e-12)
         return tuple(np.clip(score / clean, 0, None) for score in scores[1:])
-
-
-_ATTACKS = ("clean", "fgsm", "pgd")
 
 
 def verdict(facts: Facts, metrics: Sequence[str], weights: np.ndarray) -> tuple[bool | None, str]:
@@ -191,7 +188,7 @@ def _no_case(facts: Facts, weights: np.ndarray) -> str:
 
 def _told(facts: Facts) -> str:
     """Say what is left under the attacks."""
-    scores = [float(pooled(facts.right[n], facts.sizes, facts.kind)[0]) for n in _ATTACKS]
+    scores = [float(pooled(facts.right[n], facts.sizes, facts.kind)[0]) for n in ATTACKS[:3]]
     if facts.kind == "quantities":
         return "the error is {:.3g}, {:.3g} under FGSM, {:.3g} under PGD".format(*scores)
     of = "of the pixels " if facts.kind == "maps" else ""
