@@ -10,7 +10,7 @@ from torch import nn
 
 from geowb.errors import RequestError
 from geowb.masking import steps as step
-from geowb.masking.subject import Loss, Subject, points, undisturbed
+from geowb.masking.subject import Loss, Point, applied
 
 __all__ = ["loss_along_gradient"]
 
@@ -39,14 +39,16 @@ def loss_along_gradient(
     sizes = [float(epsilon) for epsilon in epsilons]
     if not sizes or min(sizes) < 0 or not max(sizes) < float("inf"):
         raise RequestError(f"epsilons are 0 or more, and one at least: {sizes}.")
-    subject, columns = Subject(model, bounds, loss), []
-    with undisturbed(model, seed):
-        for point in points(subject, x, y, batch_size):
-            way = step.steepest(point.gradient("label"), norm)
-            with torch.no_grad():
-                rows = [
-                    point.values(subject.output(point.u + size * way, point.there), "label")
-                    for size in sizes
-                ]
-            columns.append(torch.stack(rows).cpu())
+
+    def along(point: Point) -> torch.Tensor:
+        way = step.steepest(point.gradient("label"), norm)
+        with torch.no_grad():
+            rows = [
+                point.values(point.subject.output(point.u + size * way, point.there), "label")
+                for size in sizes
+            ]
+        return torch.stack(rows)
+
+    how = {"bounds": bounds, "loss": loss, "seed": seed, "batch_size": batch_size}
+    columns = [losses.cpu() for _, losses in applied(along, model, x, y, **how)]
     return pd.DataFrame(torch.cat(columns, 1).numpy(), pd.Index(sizes, name="epsilon"))
