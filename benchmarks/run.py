@@ -58,7 +58,7 @@ def table(rows: list[Row]) -> str:
 
 def machine() -> str:
     """Tell what it was measured on and with."""
-    from geowb.batch.machine import cores, gpus, memory
+    from geowb.machine import cores, gpus, memory
 
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (

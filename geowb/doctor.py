@@ -25,8 +25,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from geowb.batch.machine import memory
 from geowb.errors import GeowbError
+from geowb.machine import memory
 from geowb.paths import cache_dir, default_catalog
 
 __all__ = ["CHECKS", "Finding", "examine"]

@@ -35,7 +35,7 @@ def each(
 
     `ended` is called with each result when it is there, instead of a line that counts them.
     """
-    from geowb.batch.machine import cores
+    from geowb.machine import cores
 
     check_workers(workers)
     workers = min(workers or cores(), max(1, len(arguments)))

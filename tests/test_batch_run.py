@@ -17,8 +17,8 @@ import geowb
 from geowb.batch import load_run, run, run_name
 from geowb.batch.folder import finish as _finish
 from geowb.batch.folder import partial as _partial
-from geowb.batch.machine import short_waits
 from geowb.errors import DataError, RequestError, RunFailed
+from geowb.machine import short_waits
 
 PARAMETERS = """\
 epochs: int = 3  # passes

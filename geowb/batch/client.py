@@ -23,6 +23,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from geowb.batch.process import end_tree
+from geowb.warm.asking import WarmProcess
 
 __all__ = ["ENGINE", "LEFT_OUT", "KernelManager"]
 
@@ -54,6 +55,7 @@ class KernelManager(AsyncKernelManager):
     peak_memory: int | None = None  # bytes
     started: float = 0.0
     pid: int | None = None
+    fallback = ""  # why the kernel is not the warm one that was asked for
 
     async def start_kernel(self, **options: Any) -> None:
         """Start the kernel in the execution's folder and environment."""
@@ -67,6 +69,7 @@ class KernelManager(AsyncKernelManager):
         with (self.folder / "log").open("ab") as stream:
             await super().start_kernel(stdout=stream, stderr=stream, **options)
         kind.pid = getattr(self.provisioner, "pid", None)
+        kind.fallback = getattr(self.provisioner, "fallback", "")
 
     async def is_alive(self) -> bool:
         """Tell whether the kernel runs; note its memory, and its exit status if it does not."""
@@ -79,7 +82,7 @@ class KernelManager(AsyncKernelManager):
         """Ask a kernel to leave whose cells have ended; kill any other."""
         self._note_memory()
         process = getattr(self.provisioner, "process", None)
-        if not self.finished or not isinstance(process, Popen):
+        if not self.finished or not isinstance(process, Popen | WarmProcess):
             await super().shutdown_kernel(now=not self.finished, restart=restart)
             return
         self.shutting_down = True
@@ -98,7 +101,7 @@ class KernelManager(AsyncKernelManager):
             kind.peak_memory = max(peak, kind.peak_memory or 0)
 
 
-def _see_off(process: Popen) -> None:
+def _see_off(process: Popen | WarmProcess) -> None:
     """Wait until a kernel that was asked to leave has left."""
     try:
         process.wait(_SECONDS_TO_LEAVE)

@@ -25,10 +25,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 import geowb
 from geowb.batch.engines import Events
 from geowb.batch.folder import rename_in
-from geowb.batch.machine import share_of_threads
 from geowb.batch.process import ENDS, Snapshot, WorkerProcess
 from geowb.errors import RequestError, RunFailed
 from geowb.locks import held
+from geowb.machine import share_of_threads
 
 __all__ = ["Cluster"]
 

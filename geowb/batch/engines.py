@@ -11,8 +11,8 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from geowb.batch.machine import share_of_threads
 from geowb.batch.process import ENDS, Snapshot, WorkerProcess
+from geowb.machine import share_of_threads
 
 __all__ = ["Events", "Local"]
 

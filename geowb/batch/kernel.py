@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from geowb.batch.machine import short_waits
 from geowb.errors import RequestError, did_you_mean
+from geowb.machine import short_waits
+from geowb.warm.asking import UNKNOWN_STATUS
 
-__all__ = ["Execution", "check_kernel", "execute", "heading_of"]
+__all__ = ["Execution", "check_kernel", "execute", "heading_of", "preferred_kernel"]
 
 
 def check_kernel(name: str) -> None:
@@ -27,6 +28,19 @@ def check_kernel(name: str) -> None:
         raise RequestError(
             f"There is no Jupyter kernel named '{name}'. {did_you_mean(name, known)}"
         )
+
+
+def preferred_kernel() -> tuple[str, str]:
+    """Kernel of runs of which nobody says which: a warm one; where there is none, why not."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    from geowb.warm import KERNEL, impossible
+
+    if why := impossible():
+        return "python3", "" if "GEOWB_WARM" in why else why  # who set it knows
+    if KERNEL not in KernelSpecManager().find_kernel_specs():
+        return "python3", f"Jupyter has no kernel {KERNEL} here; installing geowb brings it."
+    return KERNEL, ""
 
 
 def heading_of(cell: Mapping[str, Any], before: str) -> str:
@@ -43,6 +57,7 @@ class Execution:
         self.pid: int | None = None  # of the kernel
         self.kernel_seconds: float | None = None  # from its start to the first cell
         self.peak_memory: int | None = None  # of the kernel's process, bytes
+        self.kernel_fallback = ""  # why the kernel is not the warm one that was asked for
         self._watch = watch
 
     def at(self, cell: Mapping[str, Any], cell_index: int) -> None:
@@ -107,7 +122,7 @@ def execute(
         def at(cell: Mapping[str, Any], cell_index: int) -> None:
             if execution.kernel_seconds is None:
                 execution.kernel_seconds = round(time.monotonic() - manager.started, 3)
-                execution.pid = manager.pid
+                execution.pid, execution.kernel_fallback = manager.pid, manager.fallback
             execution.at(cell, cell_index)
 
         try:
@@ -159,7 +174,9 @@ def _literal(path: Path) -> str:
 def _last_words(manager: Any, error: Exception | str = "") -> str:
     """Say how a kernel ended, and what it left on standard error."""
     status, text = manager.exit_status, str(error) or "it ended"
-    if status is not None and status < 0:
+    if status == UNKNOWN_STATUS:
+        text = "it ended, nobody knows how, because the process that had forked it was killed"
+    elif status is not None and status < 0:
         text = f"it was ended by {signal.Signals(-status).name}"
         if -status == getattr(signal, "SIGKILL", None):
             text += ", most often the system's answer to too much memory"

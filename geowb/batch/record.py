@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import geowb
-from geowb.batch.machine import cores
 from geowb.batch.studies import Study
+from geowb.machine import cores
 from geowb.paths import project_dir
 
 __all__ = ["environment", "one_sentence"]

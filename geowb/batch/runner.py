@@ -307,7 +307,11 @@ def _carry_out(
     peak = execution.peak_memory
     record["peak_memory_mb"] = None if peak is None else round(peak / 1e6, 1)
     record["kernel_seconds"] = execution.kernel_seconds
+    record["kernel_fallback"] = execution.kernel_fallback
     record |= _tidy(folder / "notebook.ipynb", job.study, done=not record["error"])
+    if execution.kernel_fallback:
+        told = f"The kernel is an ordinary one, not a warm one: {execution.kernel_fallback}"
+        record["warnings"].append(told)
     record["status"] = "failed" if record["error"] else "done"
 
 

@@ -19,13 +19,13 @@ from geowb.batch import folder
 from geowb.batch.checks import as_text, refusal
 from geowb.batch.engines import Events, Local
 from geowb.batch.grid import Plan, plan
-from geowb.batch.kernel import check_kernel
-from geowb.batch.machine import gpus, room
+from geowb.batch.kernel import check_kernel, preferred_kernel
 from geowb.batch.process import Snapshot
 from geowb.batch.progress import SweepProgress
 from geowb.batch.runner import Run, load_run
 from geowb.batch.studies import Study
 from geowb.errors import RequestError, RunFailed
+from geowb.machine import gpus, room
 
 __all__ = ["command_for", "near", "sweep"]
 
@@ -44,7 +44,7 @@ def sweep(
     workers: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
-    kernel: str = "python3",
+    kernel: str | None = None,
     timeout: float | None = None,
     progress: bool = True,
 ) -> list[Run]:
@@ -73,6 +73,9 @@ def sweep(
         Address of a dask scheduler (``tcp://HOST:8786``), whose workers make the runs.
     force
         Do finished runs again.
+    kernel
+        Name of the Jupyter kernel; by default ``geowb-warm`` where warm kernels are possible, and
+        ``python3`` elsewhere.
     timeout
         Seconds that each run may take.
 
@@ -93,15 +96,18 @@ def sweep(
     )
     out = Path(out if out is not None else Path("runs") / asked.study.name).expanduser().absolute()
     _check_folder(out, asked.study)
-    going = _Sweep(asked, out, {"kernel": kernel, "timeout": timeout, "profile": profile}, force)
+    common = {"kernel": kernel or "", "timeout": timeout, "profile": profile}
+    going = _Sweep(asked, out, common, force)
     at_a_time = _workers(workers, scheduler, going)
-    if not scheduler:
+    if kernel and not scheduler:
         check_kernel(kernel)
     with SweepProgress(asked.study.name, len(asked.values), shown=progress) as shown:
         going.take_what_is_done(shown)
         if going.waiting:
+            if not kernel and not scheduler and (why := preferred_kernel()[1]):
+                shown.note(f"Kernels are ordinary ones, not warm: {why}")
             events: Events = queue.Queue()
-            with _engine(going, events, at_a_time, scheduler, kernel) as engine:
+            with _engine(going, events, at_a_time, scheduler, kernel or "") as engine:
                 shown.begin(len(going.results), engine.at_a_time)
                 going.carry_out(engine, events, shown)
     return [going.results[number] for number in range(len(asked.values))]
@@ -145,6 +151,7 @@ class _Sweep:
         self._running: set[int] = set()
         self._elsewhere: dict[int, float] = {}  # made by another sweep; when to ask again
         self._attempts: Counter[int] = Counter()
+        self._told: set[str] = set()  # warnings of runs that have been shown
         self._claims: dict[int, contextlib.ExitStack] = {}
 
     def name(self, number: int) -> str:
@@ -227,6 +234,9 @@ class _Sweep:
             run = self._result(number, event)
             self.results[number] = run
             shown.ended(name, run.status, run.seconds)
+            for warning in set(run.warnings) - self._told:
+                self._told.add(warning)
+                shown.note(f"{name}: {warning}")
         if kind in ("busy", "died"):
             shown.gone(name)
         if number in self._claims and number in self.results:

@@ -23,12 +23,12 @@ from typing import Any, TextIO
 import psutil
 
 from geowb.batch.checks import machine_checks
-from geowb.batch.kernel import Execution, check_kernel
-from geowb.batch.machine import one_gpu
+from geowb.batch.kernel import Execution, check_kernel, preferred_kernel
 from geowb.batch.process import end_tree
 from geowb.batch.runner import Job, make_once
 from geowb.batch.studies import Study, load_study
 from geowb.errors import GeowbError
+from geowb.machine import one_gpu
 
 __all__ = ["main"]
 
@@ -115,7 +115,8 @@ def _problems(
 ) -> list[str]:
     """Say what on this machine is not as the runs need it."""
     try:
-        check_kernel(kernel)
+        if kernel:
+            check_kernel(kernel)
         return machine_checks(kept[0], values)
     except GeowbError as error:
         return [str(error)]
@@ -127,6 +128,7 @@ def _run(kept: tuple[Study, str], order: dict[str, Any], tell: Callable[..., Non
     number, uses_gpu = order.pop("number"), order.pop("uses_gpu")
     since, out = order.pop("since"), Path(order.pop("out"))
     environment = order.pop("environment")
+    order["kernel"] = order["kernel"] or preferred_kernel()[0]
     del order["study"]
 
     def watch(execution: Execution) -> None:

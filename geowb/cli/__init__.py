@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import geowb
-from geowb.cli import catalog, maps, masking, models, nec, runs, tools
+from geowb.cli import catalog, maps, masking, models, nec, runs, tools, warm
 from geowb.errors import GeowbError
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ _CATALOG = {
     "check": catalog.check,
     "get": catalog.get,
 }
+_WARM = {"start": warm.start, "status": warm.status, "stop": warm.stop}
 _MODELS = {
     "pretrain": models.pretrain,
     "probe": models.probe,
@@ -67,10 +68,14 @@ class _InOrder(typer.core.TyperGroup):
 app = typer.Typer(help="A workbench for geospatial foundation models.", cls=_InOrder, **_SETTINGS)
 catalog_app = typer.Typer(help="Data sets: what there is, where it comes from.", **_SETTINGS)
 app.add_typer(catalog_app, name="catalog")
+warm_app = typer.Typer(help="Kernels that are forked from a warm process.", **_SETTINGS)
+app.add_typer(warm_app, name="warm")
 for _name, _command in {**_COMMANDS, **_MODELS}.items():
     app.command(_name)(_command)
 for _name, _command in _CATALOG.items():
     catalog_app.command(_name)(_command)
+for _name, _command in _WARM.items():
+    warm_app.command(_name)(_command)
 
 
 def main() -> None:

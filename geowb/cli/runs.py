@@ -137,7 +137,10 @@ def sweep(
         typer.Option(metavar="ADDRESS", help="Dask scheduler that has the runs made."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Do finished runs again.")] = False,
-    kernel: Kernel = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Jupyter kernel; if left out geowb-warm, or python3."),
+    ] = None,
     timeout: Timeout = None,
     help_parameters: HelpParameters = False,
 ) -> None:
@@ -166,7 +169,7 @@ def sweep(
             workers=workers,
             scheduler=scheduler,
             force=force,
-            kernel=kernel or "python3",
+            kernel=kernel,
             timeout=timeout,
         )
     except KeyboardInterrupt:

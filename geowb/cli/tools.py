@@ -56,7 +56,7 @@ def lab(
     import tempfile
     from importlib.util import find_spec
 
-    from geowb.batch.machine import short_waits
+    from geowb.machine import short_waits
     from geowb.paths import notebooks_dir
 
     if find_spec("jupyterlab") is None:

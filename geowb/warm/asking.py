@@ -1,0 +1,414 @@
+"""Ask the warm process of an environment for a kernel; start it where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geowb.errors import GeowbError, RequestError
+from geowb.locks import held
+from geowb.warm.places import Place, folder, impossible, parent_environment, place
+
+__all__ = ["UNKNOWN_STATUS", "Unavailable", "WarmProcess", "fork", "start", "status", "stop"]
+
+#: Exit status of a kernel whose parent was killed before it: nobody knows it.
+UNKNOWN_STATUS = 255
+
+_ATTEMPTS = 4  # at a process that is leaving, or has been killed
+_SECONDS_TO_ANSWER = 600.0  # the imports included
+_SECONDS_AFTER_A_CRASH = 600.0  # in which nobody tries again
+
+
+class Unavailable(GeowbError):
+    """There is no warm kernel to be had; the message says why."""
+
+
+class WarmProcess:
+    """A forked kernel, as `subprocess.Popen` would show it.
+
+    >>> process = fork(["-f", "connection.json"], files=(0, 1, 2))  # doctest: +SKIP
+    >>> process.poll() is None  # doctest: +SKIP
+    True
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int, connection: socket.socket, args: Sequence[str]) -> None:
+        self.pid, self.args = pid, list(args)
+        self.returncode: int | None = None
+        self._connection: socket.socket | None = connection
+        try:
+            self._process = os.pidfd_open(pid)
+        except OSError:
+            self._process = -1  # it has ended already, and its parent too
+
+    def poll(self) -> int | None:
+        """Exit status, a signal's number negative; None while it runs."""
+        if self.returncode is None:
+            self._look(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status.
+
+        Raises
+        ------
+        subprocess.TimeoutExpired
+            It runs for longer than `timeout` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = 3600.0 if end is None else end - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self._look(left)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, seconds: float) -> None:
+        """See whether it has ended, for so long."""
+        poll = select.poll()
+        watched = self._process if self._connection is None else self._connection.fileno()
+        if watched < 0:
+            self._ended(UNKNOWN_STATUS)
+            return
+        poll.register(watched, select.POLLIN)
+        if not poll.poll(1000 * seconds):
+            return
+        if self._connection is None:
+            self._ended(UNKNOWN_STATUS)
+            return
+        try:
+            line = self._connection.recv(4096)
+        except OSError:
+            line = b""
+        if line:
+            self._ended(json.loads(line)["status"])
+        else:  # the parent has gone, the kernel lives on
+            self._connection.close()
+            self._connection = None
+
+    def _ended(self, status: int) -> None:
+        self.returncode = status
+        if self._connection is not None:
+            self._connection.close()  # now its number is free
+            self._connection = None
+        if self._process >= 0:
+            os.close(self._process)
+            self._process = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_process", -1) >= 0:
+            os.close(self._process)
+        if getattr(self, "_connection", None) is not None:
+            self._connection.close()
+
+
+def fork(
+    arguments: Sequence[str],
+    *,
+    files: tuple[int, int, int],
+    environment: Mapping[str, str] = os.environ,
+    directory: str | Path | None = None,
+    independent: bool = False,
+) -> WarmProcess:
+    """Have a kernel forked.
+
+    Parameters
+    ----------
+    arguments
+        Of ``ipykernel_launcher``: ``-f`` and the connection file.
+    files
+        Descriptors of its standard input, output and error.
+    environment, directory
+        Its own, all of it.
+    independent
+        It lives on when this process ends.
+
+    Raises
+    ------
+    Unavailable
+        There can be no warm kernel, and why.
+    """
+    if reason := impossible(environment):
+        raise Unavailable(reason)
+    import resource
+
+    limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    umask = next(
+        int(line.split()[1], 8)
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("Umask:")
+    )
+    message = {
+        "want": "kernel",
+        "arguments": list(arguments),
+        "environment": dict(environment),
+        "directory": str(Path(directory or ".").absolute()),
+        "independent": independent,
+        "umask": umask,
+        "cores": sorted(os.sched_getaffinity(0)),
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
+    }
+    reply, connection = _ask(_place(environment), message, files, environment)
+    return WarmProcess(reply["pid"], connection, arguments)
+
+
+def start(
+    modules: Sequence[str] = (),
+    *,
+    idle: float | None = None,
+    memory: float | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> dict[str, Any]:
+    """Start the warm process of this environment and wait until it is ready; else what there is.
+
+    >>> start(["torch", "my_package.*"], idle=3600)["seconds"]  # doctest: +SKIP
+    11.9
+
+    Parameters
+    ----------
+    modules
+        What to import; with ``.*`` a package and all in it. By default what the studies need.
+    idle
+        Seconds without a kernel after which it ends, 900 by default.
+    memory
+        Bytes that it may take, 4e9 by default.
+
+    Raises
+    ------
+    Unavailable
+        It cannot be, and why.
+    RequestError
+        One is running with other settings.
+    """
+    if reason := impossible(environment):
+        raise Unavailable(reason)
+    where = _place(environment)
+    wanted = {"modules": list(modules), "idle": idle, "memory": memory}
+    wanted = {name: value for name, value in wanted.items() if value}
+    if not _answers(where):
+        where.about.unlink(missing_ok=True)  # what an earlier one was started with does not count
+    reply, connection = _ask(where, {"want": "status"}, (), environment, wanted)
+    connection.close()
+    if reply["state"] == "failed":
+        raise Unavailable(reply["why"])
+    if other := [name for name in wanted if reply["settings"][name] != wanted[name]]:
+        raise RequestError(
+            f"The warm process of this environment (pid {reply['pid']}) runs with other "
+            f"{' and '.join(other)}: {', '.join(str(reply['settings'][name]) for name in other)}. "
+            "Stop it first: geowb warm stop."
+        )
+    return reply
+
+
+def status() -> list[dict[str, Any]]:
+    """Tell of all warm processes of this user.
+
+    >>> [found["state"] for found in status()]  # doctest: +SKIP
+    ['ready']
+    """
+    if reason := impossible({}):
+        raise Unavailable(reason)
+    found = []
+    for file in sorted(_folder().glob("*.socket")):
+        where = Place(file.parent, file.stem)
+        try:
+            with _connect(where) as connection:
+                connection.settimeout(2)
+                reply = _exchange(connection, {"want": "status"}, ())
+        except TimeoutError:
+            reply = where.read_about() | {"state": "warming"}
+        except OSError:
+            reply = {}
+        if reply:
+            found.append(reply | {"key": where.key, "here": _is_here(where)})
+    return found
+
+
+def stop(*, everywhere: bool = False) -> list[dict[str, Any]]:
+    """Stop the warm process of this Python, or all of this user; kernels that run live on.
+
+    Parameters
+    ----------
+    everywhere
+        Those of other environments too.
+
+    Returns
+    -------
+    list of dict
+        What was stopped, as `status` tells of it.
+    """
+    stopped = []
+    for found in status():
+        if not everywhere and found.get("prefix") != sys.prefix:
+            continue
+        where = Place(_folder(), found["key"])
+        if found["state"] == "warming":
+            with contextlib.suppress(ProcessLookupError, KeyError):
+                os.kill(found["pid"], signal.SIGKILL)
+            where.socket.unlink(missing_ok=True)
+            where.about.unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(OSError), _connect(where) as connection:
+                connection.settimeout(5)
+                _exchange(connection, {"want": "stop"}, ())
+        stopped.append(found)
+    return stopped
+
+
+def _ask(
+    where: Place,
+    message: dict[str, Any],
+    files: Sequence[int],
+    environment: Mapping[str, str],
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], socket.socket]:
+    """Ask the warm process, and start it where it is not, is leaving or is out of date."""
+    for _ in range(_ATTEMPTS):
+        try:
+            connection = _connect(where)
+        except (ConnectionRefusedError, FileNotFoundError):  # a stale socket, or none
+            _launch(where, environment, settings or {})
+            continue
+        try:
+            connection.settimeout(_SECONDS_TO_ANSWER)
+            reply = _exchange(connection, message, files)
+            connection.settimeout(None)
+        except TimeoutError as error:
+            connection.close()
+            raise Unavailable(
+                f"the warm process has not answered for {_SECONDS_TO_ANSWER:.0f} s."
+            ) from error
+        except OSError:
+            reply = {}
+        if reply and not {"stale", "error"} & set(reply):
+            return reply, connection
+        connection.close()
+        if "error" in reply:
+            raise Unavailable(f"{reply['error']}.")
+        settings = settings or reply.get("settings")
+        if not reply and where.read_about().get("state") == "warming":
+            why = _last_words(where) or "the warm process was killed while it imported."
+            _note_crash(where, why)
+            raise Unavailable(why)
+    raise Unavailable("the warm process ended again and again before it answered.")
+
+
+def _launch(where: Place, environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    """Start the warm process, unless somebody else just has; at the end it listens."""
+    with held(where.lock, wait=True):
+        if _answers(where):
+            return
+        about = where.read_about()
+        if time.time() - about.get("crashed", 0.0) < _SECONDS_AFTER_A_CRASH and not settings:
+            raise Unavailable(f"{about['why']} 'geowb warm start' tries anew.")
+        chosen = dict(settings) or about.get("settings", {})
+        command = [sys.executable, "-m", "geowb.warm.parent"]
+        command += [json.dumps({"folder": str(where.folder), "key": where.key, **chosen})]
+        with where.log.open("wb") as log:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=parent_environment(environment),
+                start_new_session=True,
+                check=False,
+            )
+        if done.returncode:
+            raise Unavailable(_last_words(where) or "the warm process did not start.")
+
+
+def _note_crash(where: Place, why: str) -> None:
+    """Have others not try the same for a while."""
+    with contextlib.suppress(OSError):
+        where.about.write_text(json.dumps({"crashed": time.time(), "why": why}), "utf-8")
+
+
+def _connect(where: Place) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(where.socket))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _answers(where: Place) -> bool:
+    """Whether somebody listens there."""
+    try:
+        _connect(where).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    return True
+
+
+def _exchange(
+    connection: socket.socket, message: Mapping[str, Any], files: Sequence[int]
+) -> dict[str, Any]:
+    """Say one line and hear one; empty when the other end went away."""
+    line = json.dumps(message).encode() + b"\n"
+    sent = socket.send_fds(connection, [line], list(files))
+    connection.sendall(line[sent:])
+    heard = b""
+    while not heard.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part:
+            return {}
+        heard += part
+    return json.loads(heard)
+
+
+def _last_words(where: Place) -> str:
+    """Last line of the log of a process that is gone."""
+    with contextlib.suppress(OSError):
+        lines = where.log.read_text("utf-8", "replace").strip().splitlines()
+        if lines:
+            return f"the warm process ended: {lines[-1].strip()}."
+    return ""
+
+
+def _is_here(where: Place) -> bool:
+    with contextlib.suppress(OSError):
+        return place().key == where.key
+    return False
+
+
+def _place(environment: Mapping[str, str]) -> Place:
+    try:
+        return place(environment)
+    except OSError as error:
+        raise Unavailable(f"{error}.") from error
+
+
+def _folder() -> Path:
+    try:
+        return folder()
+    except OSError as error:
+        raise Unavailable(f"{error}.") from error

@@ -1,0 +1,158 @@
+"""What a fork does to be a kernel like any other: files, variables, threads, random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from geowb.warm.parent import Birth
+
+__all__ = ["become", "own_random_numbers", "set_threads"]
+
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
+
+
+def become(birth: Birth) -> None:
+    """Become the kernel that was asked for, and be it until it ends.
+
+    The order matters: first what the system knows of a process, then what libraries have read.
+    """
+    request = birth.request
+    os.setsid()
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _take_files(birth.files)
+    _name_process("geowb-kernel")
+    os.chdir(request["directory"])
+    os.umask(request["umask"])
+    _limit(request["limits"])
+    os.sched_setaffinity(0, request["cores"])
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(birth.environment | request["environment"])
+    time.tzset()
+    tempfile.tempdir = None
+    set_threads(os.environ, len(request["cores"]), birth.threads)
+    _read_anew(before)
+    own_random_numbers()
+    client = 0 if request["independent"] else birth.client
+    if client:
+        _end_with(client)
+    _run_kernel(request["arguments"], client)
+
+
+def _take_files(files: list[int]) -> None:
+    """Put the client's files in the place of standard input, output and error."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    for file in files:
+        if file > 2:
+            os.close(file)
+
+
+def _name_process(name: str) -> None:
+    """Be called this in `top`."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:  # noqa: PTH123
+        file.write(name)
+
+
+def _limit(limits: Mapping[str, tuple[int, int]]) -> None:
+    """Take the client's limits (`ulimit`)."""
+    for name, values in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # more than this process may have
+            resource.setrlimit(getattr(resource, name), tuple(values))
+
+
+def set_threads(environment: Mapping[str, str], cores: int, before: int) -> None:
+    """Give libraries the numbers of threads that they would have taken at their import.
+
+    >>> set_threads({"OMP_NUM_THREADS": "1"}, cores=8, before=8)  # doctest: +SKIP
+
+    Parameters
+    ----------
+    cores, before
+        That this process may use, and that its parent might.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    def number(*names: str) -> int | None:
+        given = (environment.get(name, "").partition(",")[0] for name in names)
+        return next((int(text) for text in given if text.isdigit() and int(text)), None)
+
+    libraries = ThreadpoolController()
+    blas = number("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS") or cores
+    libraries.select(user_api="blas").limit(limits=blas)
+    openmp = number("OMP_NUM_THREADS") or (cores if cores != before else None)
+    if openmp:
+        libraries.select(user_api="openmp").limit(limits=openmp)
+    if (torch := sys.modules.get("torch")) and (own := number("MKL_NUM_THREADS") or openmp):
+        torch.set_num_threads(own)
+    if numexpr := sys.modules.get("numexpr"):
+        most = number("NUMEXPR_MAX_THREADS") or 16
+        wanted = number("NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS") or min(cores, most)
+        numexpr.set_num_threads(min(wanted, numexpr.MAX_THREADS))
+
+
+def _read_anew(before: Mapping[str, str]) -> None:
+    """Tell libraries of variables that they read at their import, where these have changed."""
+    backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["backend"] = backend
+    changed = {name for name, value in os.environ.items() if before.get(name) != value}
+    changed |= before.keys() - os.environ.keys()
+    if (dask := sys.modules.get("dask")) and any(name.startswith("DASK_") for name in changed):
+        dask.config.refresh()
+
+
+def own_random_numbers() -> None:
+    """Seed from the system what a fork shares with its parent; `random` does so by itself."""
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
+
+
+def _end_with(client: int) -> None:
+    """End when the process that asked for the kernel has ended, as ordinary kernels do."""
+    try:
+        watched = os.pidfd_open(client)
+    except OSError:
+        os._exit(1)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="geowb-client", daemon=True).start()
+
+
+def _run_kernel(arguments: list[str], client: int) -> None:
+    """Run IPython's kernel; what the imports log goes to the page, as if they were done in it."""
+    import ipykernel_launcher
+    from ipykernel.kernelapp import IPKernelApp
+
+    sys.argv = [ipykernel_launcher.__file__, *arguments]
+    streams: dict[Any, str] = {sys.stdout: "stdout", sys.stderr: "stderr"}
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    own = [h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in streams]
+    kept = {handler: streams[handler.stream] for handler in own}
+    app = IPKernelApp.instance(parent_handle=client)
+    app.initialize(arguments)
+    app.poller = None  # it would look at the parent, but a kernel belongs to its client
+    for handler, stream in kept.items():
+        handler.setStream(getattr(sys, stream))
+    app.start()

@@ -1,0 +1,501 @@
+"""The process that has imported what studies need and forks kernels.
+
+Started by `geowb.warm.asking` as ``python -m geowb.warm.parent SETTINGS``; requests come as a line
+of JSON with open files through a socket that only its user can reach. It never has a second thread,
+never touches a GPU, and does nothing but wait once its imports are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import pkgutil
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geowb.warm.changes import Stamps, difference, of_environment, of_modules
+from geowb.warm.places import Place
+
+__all__ = ["MODULES", "Birth", "Settings", "main"]
+
+#: What is imported when nobody says otherwise: geowb, and what it loads where it is used.
+MODULES = (
+    *("geowb.*", "terratorch", "holoviews.plotting.mpl", "leafmap", "ipywidgets", "rioxarray"),
+    *("distributed", "h5py", "exactextract", "localtileserver", "matplotlib_inline.backend_inline"),
+)
+#: Of `geowb.*` not: the command line, and this.
+_NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
+_LONGEST_REQUEST = 4_000_000  # bytes
+_SECONDS_TO_SAY = 10.0  # what is wanted, after connecting
+_SECONDS_TO_LOOK = 20.0  # whether the socket is still there, and for how long nothing has come
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process is started with; JSON on its command line."""
+
+    folder: str
+    key: str
+    modules: tuple[str, ...] = ()
+    idle: float = 900.0  # seconds without a kernel, after which it ends
+    memory: float = 4e9  # bytes that its own data may take
+    listener: int | None = None  # file descriptor of the socket that it listens on already
+    refuse: str = ""  # why it will not fork
+
+    @property
+    def place(self) -> Place:
+        """Where its files lie."""
+        return Place(Path(self.folder), self.key)
+
+
+@dataclass
+class Birth:
+    """What a fork needs to become a kernel."""
+
+    request: dict[str, Any]
+    files: list[int]
+    client: int  # process that asked
+    threads: int  # cores that the parent may use
+    environment: dict[str, str] = field(default_factory=dict)  # that the imports have set
+
+
+@dataclass
+class _Guest:
+    """A connection, until it has said what it wants."""
+
+    connection: socket.socket
+    client: int
+    said: bytes = b""
+    files: list[int] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def drop(self) -> None:
+        """Forget it and what it brought."""
+        for file in self.files:
+            os.close(file)
+        self.files = []
+        self.connection.close()
+
+
+class _Unfit(Exception):
+    """No kernel can be forked from here; the message says why."""
+
+
+class Parent:
+    """Imports, then answers requests until nobody needs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.place = settings, settings.place
+        self.kernels: dict[int, socket.socket | None] = {}  # each with who asked for it
+        self.guests: list[_Guest] = []
+        self.served, self.leaving, self.seconds = 0, False, 0.0
+        self.began = self.last = time.monotonic()
+        self.missing: list[str] = []
+        self._told: set[int] = set()  # kernels of whose end their client has been told
+        self.set: dict[str, str] = {}
+        self.listener = self._listen()
+        self.awake, self._waker = socket.socketpair()
+        for end in (self.awake, self._waker):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._asked_to_leave)
+        for nothing in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(nothing, signal.SIG_IGN)
+
+    def _listen(self) -> socket.socket:
+        if self.settings.listener is not None:
+            listener = socket.socket(fileno=self.settings.listener)
+        else:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.place.socket.unlink(missing_ok=True)
+            listener.bind(str(self.place.socket))
+            self.place.socket.chmod(0o600)
+            listener.listen(512)
+        os.set_inheritable(listener.fileno(), False)
+        listener.setblocking(False)
+        self.identity = self.place.socket.stat().st_ino
+        return listener
+
+    def warm_up(self) -> None:
+        """Import everything; raise _Unfit where kernels cannot be forked afterwards."""
+        self.stamps = of_environment()
+        self.note("warming")
+        if self.settings.refuse:
+            raise _Unfit(self.settings.refuse)
+        before = dict(os.environ)
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = int(self.settings.memory)
+        resource.setrlimit(
+            resource.RLIMIT_DATA,
+            (most if hard == resource.RLIM_INFINITY else min(most, hard), hard),
+        )
+        try:
+            _as_in_a_notebook()
+            for name in self.settings.modules or MODULES:
+                self._import(name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        self.set = {k: v for k, v in os.environ.items() if before.get(k) != v}
+        self.stamps |= of_modules()
+        if trouble := self._trouble():
+            raise _Unfit(trouble)
+        gc.collect()
+        gc.freeze()  # what is never written to stays shared
+        self.seconds = time.monotonic() - self.began
+        self.note("ready")
+
+    def _import(self, name: str) -> None:
+        """Import a module, or with ``.*`` a package and all in it; note what is not installed."""
+        package = name.removesuffix(".*")
+        try:
+            if not _is_there(package):
+                self.missing.append(package)
+                return
+            found = importlib.import_module(package)
+            if package != name:
+                for entry in pkgutil.walk_packages(found.__path__, f"{package}."):
+                    if not entry.name.startswith(_NOT) and not entry.name.endswith("__main__"):
+                        self._import_one(entry.name)
+        except MemoryError:
+            raise _Unfit(
+                f"importing {name} takes more than {self.settings.memory / 1e9:.3g} GB of memory, "
+                "the limit"
+            ) from None
+        except Exception as error:
+            raise _Unfit(f"importing {name} fails: {type(error).__name__}: {error}") from error
+        if (threads := _threads()) > 1:
+            raise _Unfit(f"importing {name} starts {threads - 1} threads, and no fork has them")
+
+    def _import_one(self, name: str) -> None:
+        """Import a module of a package; one whose own requirement is not installed is left out."""
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not error.name or _is_there(error.name):
+                raise
+            self.missing.append(error.name)
+
+    def _trouble(self) -> str:
+        """Say why a fork of this process would not be sound."""
+        if _threads() > 1:
+            return "the imports started a thread, and no fork has it"
+        if _touched_cuda():
+            return "the imports have touched CUDA, and no fork could use it"
+        memory = _memory()
+        if memory > self.settings.memory:
+            return (
+                f"the imports take {memory / 1e9:.2f} GB, more than the limit of "
+                f"{self.settings.memory / 1e9:.3g} GB"
+            )
+        return ""
+
+    def refuse(self, reason: str) -> None:
+        """Become a small process that only says why there are no warm kernels."""
+        os.set_inheritable(self.listener.fileno(), True)
+        settings = asdict(self.settings) | {"listener": self.listener.fileno(), "refuse": reason}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        command = [sys.executable, "-m", "geowb.warm.parent", json.dumps(settings)]
+        os.execv(sys.executable, command)
+
+    def serve(self) -> Birth | None:
+        """Answer until nobody needs it; in the fork, what it was born for."""
+        while True:
+            if self._unneeded():
+                self._close_door()
+                if not self.kernels and not self.guests:
+                    return None
+            if (birth := self._attend(self._wait())) is not None:
+                return birth
+
+    def _wait(self) -> set[socket.socket]:
+        """Wait until something comes, or for a while; the sockets on which it came."""
+        watched = [self.awake, *(guest.connection for guest in self.guests)]
+        watched += [connection for connection in self.kernels.values() if connection is not None]
+        watched += [self.listener] if self.listener.fileno() >= 0 else []
+        numbers = {end.fileno(): end for end in watched}
+        poll = select.poll()
+        for number in numbers:
+            poll.register(number, select.POLLIN)
+        pause = _SECONDS_TO_SAY if self.guests else _SECONDS_TO_LOOK
+        return {numbers[number] for number, _ in poll.poll(1000 * pause)}
+
+    def _attend(self, ready: set[socket.socket]) -> Birth | None:
+        """Do what has to be done; in the fork, what it was born for."""
+        if self.awake in ready:
+            self.awake.recv(4096)
+        self._reap(ready)
+        if self.listener in ready:
+            self._welcome()
+        for guest in list(self.guests):
+            if guest.connection in ready and (birth := self._hear(guest)) is not None:
+                return birth
+            if guest in self.guests and time.monotonic() - guest.since > _SECONDS_TO_SAY:
+                self._dismiss(guest, error="nothing was asked for")
+        return None
+
+    def _unneeded(self) -> bool:
+        """Whether it should leave: asked to, nobody has come for long, or its socket is gone."""
+        idle = time.monotonic() - self.last > self.settings.idle
+        self.leaving |= idle and not self.kernels and not self.guests
+        self.leaving |= not self._owns_socket()
+        return self.leaving
+
+    def _owns_socket(self) -> bool:
+        try:
+            return self.place.socket.stat().st_ino == self.identity
+        except OSError:
+            return False
+
+    def _close_door(self) -> None:
+        """Take no more requests; the place is free for another."""
+        if self.listener.fileno() >= 0:
+            self.listener.close()
+            if self._owns_socket():
+                self.place.socket.unlink(missing_ok=True)
+                self.place.about.unlink(missing_ok=True)
+
+    def _asked_to_leave(self, *_: object) -> None:
+        self.leaving = True
+
+    def _welcome(self) -> None:
+        """Take in who has come, if it is this user."""
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            size = struct.calcsize("3i")
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            client, user, _ = struct.unpack("3i", credentials)
+            if user != os.getuid():
+                connection.close()
+                continue
+            connection.setblocking(False)
+            self.guests.append(_Guest(connection, client))
+
+    def _hear(self, guest: _Guest) -> Birth | None:
+        """Read what a guest says, and answer when it has said it."""
+        try:
+            said, files, _, _ = socket.recv_fds(guest.connection, 65536, 8)
+        except BlockingIOError:
+            return None
+        except OSError:
+            said, files = b"", []
+        guest.files += files
+        guest.said += said
+        if not said or len(guest.said) > _LONGEST_REQUEST:
+            self.guests.remove(guest)
+            guest.drop()
+            return None
+        if not guest.said.endswith(b"\n"):
+            return None
+        try:
+            request = json.loads(guest.said)
+            wanted = request["want"]
+        except (ValueError, TypeError, KeyError):
+            self._dismiss(guest, error="That is no request.")
+            return None
+        if wanted == "status":
+            self._dismiss(guest, **self._status())
+        elif wanted == "stop":
+            self.leaving = True
+            self._dismiss(guest, kernels=len(self.kernels))
+        elif wanted == "kernel":
+            return self._kernel(guest, request)
+        else:
+            self._dismiss(guest, error=f"Nobody here knows '{wanted}'.")
+        return None
+
+    def _dismiss(self, guest: _Guest, **reply: Any) -> None:
+        """Answer a guest and forget it."""
+        self.guests.remove(guest)
+        _say(guest.connection, **reply)
+        guest.drop()
+
+    def _kernel(self, guest: _Guest, request: dict[str, Any]) -> Birth | None:
+        """Fork a kernel for a guest, or say why not."""
+        self.last = time.monotonic()
+        if changed := difference(self.stamps, self._stamps()):
+            self.leaving = True
+            self._dismiss(guest, stale=changed, settings=self._choices())
+            return None
+        if reason := self.settings.refuse:
+            self._dismiss(guest, error=reason)
+            return None
+        if trouble := self._trouble():
+            self._dismiss(guest, error=trouble)
+            self.leaving = True
+            return None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._dismiss(guest, error=f"the system starts no process ({error.strerror})")
+            return None
+        if pid == 0:
+            return self._born(guest, request)
+        self.guests.remove(guest)
+        self.kernels[pid] = guest.connection
+        self.served += 1
+        for file in guest.files:
+            os.close(file)
+        _say(guest.connection, pid=pid)
+        return None
+
+    def _stamps(self) -> Stamps:
+        """Take the stamps anew; who has imported nothing looks at the environment alone."""
+        return of_environment() | ({} if self.settings.refuse else of_modules())
+
+    def _born(self, guest: _Guest, request: dict[str, Any]) -> Birth:
+        """Leave everything that is the parent's."""
+        signal.set_wakeup_fd(-1)
+        files, guest.files = guest.files, []
+        for other in self.guests:
+            other.drop()
+        for connection in (self.listener, self.awake, self._waker, *self.kernels.values()):
+            if connection is not None:
+                connection.close()
+        cores = len(os.sched_getaffinity(0))
+        return Birth(request, files, guest.client, cores, self.set)
+
+    def _reap(self, ready: set[Any]) -> None:
+        """Tell of kernels that have ended; drop them when their client has heard of it."""
+        for pid, connection in list(self.kernels.items()):
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if connection is not None and connection in ready and not _listens(connection):
+                connection.close()
+                connection = self.kernels[pid] = None
+            if ended is None:
+                continue
+            if connection is not None:  # its number stays taken until the client knows
+                if pid not in self._told:
+                    self._told.add(pid)
+                    status = ended.si_status
+                    _say(connection, status=status if ended.si_code == os.CLD_EXITED else -status)
+                continue
+            os.waitpid(pid, 0)
+            del self.kernels[pid]
+            self._told.discard(pid)
+            self.last = time.monotonic()
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "state": "failed" if self.settings.refuse else "leaving" if self.leaving else "ready",
+            "why": self.settings.refuse,
+            "pid": os.getpid(),
+            "prefix": sys.prefix,
+            "python": sys.version.split()[0],
+            "seconds": round(self.seconds, 1),
+            "memory": _memory(),
+            "kernels": len(self.kernels),
+            "served": self.served,
+            "idle": 0.0 if self.kernels else round(time.monotonic() - self.last, 1),
+            "missing": self.missing,
+            "settings": self._choices(),
+        }
+
+    def _choices(self) -> dict[str, Any]:
+        """Tell what the next one has to be started with."""
+        settings = self.settings
+        return {"modules": settings.modules, "idle": settings.idle, "memory": settings.memory}
+
+    def note(self, state: str) -> None:
+        """Write down what is started here."""
+        facts = {"state": state, "pid": os.getpid(), "prefix": sys.prefix, "key": self.place.key}
+        facts |= {"settings": self._choices()}
+        new = self.place.about.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(facts), "utf-8")
+        new.replace(self.place.about)
+
+
+def _as_in_a_notebook() -> None:
+    """Have libraries that look at their import whether they are in a notebook see that they are."""
+    sys.ps1, sys.ps2 = "In : ", "...: "  # Lightning looks for these, tqdm for the kernel
+    for name in ("ipykernel.kernelapp", "ipykernel.ipkernel", "threadpoolctl"):
+        importlib.import_module(name)
+
+
+def _is_there(name: str) -> bool:
+    """Whether the package of a module is installed."""
+    return importlib.util.find_spec(name.partition(".")[0]) is not None
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+def _touched_cuda() -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return True
+    for file in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        try:
+            if os.readlink(f"/proc/self/fd/{file}").startswith("/dev/nvidia"):  # noqa: PTH115
+                return True
+        except OSError:  # the one that lists them
+            continue
+    return False
+
+
+def _memory() -> int:
+    """Resident memory, bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _say(connection: socket.socket, **words: Any) -> None:
+    """Send a line; who has gone hears nothing."""
+    with contextlib.suppress(OSError):
+        connection.sendall(json.dumps(words).encode() + b"\n")
+
+
+def _listens(connection: socket.socket) -> bool:
+    """Whether the other end is still open."""
+    try:
+        return connection.recv(64) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def main() -> int:
+    """Import, serve; the fork becomes a kernel and does not return here."""
+    given = json.loads(sys.argv[1])
+    parent = Parent(Settings(**given | {"modules": tuple(given.get("modules", ()))}))
+    if parent.settings.listener is None and os.fork():
+        os._exit(0)  # who waits for this process sees that the socket is there
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path.cwd()))]
+    try:
+        parent.warm_up()
+    except _Unfit as unfit:
+        if not parent.settings.refuse:
+            parent.refuse(str(unfit))
+        parent.note("failed")
+        parent.seconds = time.monotonic() - parent.began
+    birth = parent.serve()
+    if birth is None:
+        return 0
+    from geowb.warm.child import become
+
+    become(birth)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
