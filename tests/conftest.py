@@ -21,6 +21,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         _OURS.add(_name)
 os.environ["GEOWB_TEST_THREADS"] = " ".join(sorted(_OURS))
 os.environ.setdefault("MPLBACKEND", "agg")
+# Sweeps of small studies need no stack; tests of warm kernels have processes of their own.
+os.environ.setdefault("GEOWB_WARM", "off")
 # The profiler of dask's workers can stop a process for good: CPython 3.11, gh-106883.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 

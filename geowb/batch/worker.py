@@ -71,6 +71,7 @@ class _Desk:
 
 def main() -> int:
     """Carry out orders until there are no more."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # as in geowb.cli
     idle = float(sys.argv[1]) if len(sys.argv) > 1 else None
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # no library writes between the events

@@ -80,6 +80,8 @@ for _name, _command in _WARM.items():
 
 def main() -> None:
     """Entry point: turn errors into a paragraph and an exit status."""
+    # nbformat's jsonschema would compile a grammar of IRIs for a second; notebooks have none.
+    sys.modules.setdefault("rfc3987_syntax", None)
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,8 @@ def holoviews() -> Any:
     import holoviews as hv
     import holoviews.plotting.mpl  # registers the backend; hv.extension would write to the page
 
-    hv.Store.set_current_backend("matplotlib")
+    if hv.Store.current_backend != "matplotlib":  # setting it builds all its options anew
+        hv.Store.set_current_backend("matplotlib")
     return hv
 
 
@@ -106,9 +109,35 @@ def show(
     from IPython.display import Image
 
     hv = holoviews()
-    figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
+    with _placed_only():
+        figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     picture = PIL.Image.open(buffer).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
     picture.save(file, optimize=True)
     return Image(filename=str(file))
+
+
+@contextlib.contextmanager
+def _placed_only() -> Iterator[None]:
+    """Have figures of this thread place their axes where they are asked to draw themselves.
+
+    HoloViews draws the whole figure for the place of each colour bar, which takes most of the time
+    of a picture with many panels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    draw, mine = FigureCanvasAgg.draw, threading.get_ident()
+
+    def place(canvas: FigureCanvasAgg) -> None:
+        if threading.get_ident() != mine:
+            draw(canvas)
+            return
+        for axes in canvas.figure.axes:
+            axes.apply_aspect()
+
+    FigureCanvasAgg.draw = place
+    try:
+        yield
+    finally:
+        FigureCanvasAgg.draw = draw

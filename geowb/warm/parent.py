@@ -39,7 +39,7 @@ MODULES = (
 _NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
 _LONGEST_REQUEST = 4_000_000  # bytes
 _SECONDS_TO_SAY = 10.0  # what is wanted, after connecting
-_SECONDS_TO_LOOK = 20.0  # whether the socket is still there, and for how long nothing has come
+_SECONDS_TO_LOOK = 20.0  # whether its socket is still there
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,14 @@ class Parent:
         poll = select.poll()
         for number in numbers:
             poll.register(number, select.POLLIN)
-        pause = _SECONDS_TO_SAY if self.guests else _SECONDS_TO_LOOK
-        return {numbers[number] for number, _ in poll.poll(1000 * pause)}
+        return {numbers[number] for number, _ in poll.poll(1000 * self._pause())}
+
+    def _pause(self) -> float:
+        """Seconds after which to look around, though nothing has come."""
+        if self.guests:
+            return _SECONDS_TO_SAY
+        left = self.last + self.settings.idle - time.monotonic()
+        return _SECONDS_TO_LOOK if self.kernels else min(_SECONDS_TO_LOOK, max(left, 0.0) + 0.01)
 
     def _attend(self, ready: set[socket.socket]) -> Birth | None:
         """Do what has to be done; in the fork, what it was born for."""
