@@ -375,7 +375,8 @@ def _exchange(
     """Say one line and hear one; empty when the other end went away."""
     line = json.dumps(message).encode() + b"\n"
     sent = socket.send_fds(connection, [line], list(files))
-    connection.sendall(line[sent:])
+    if sent < len(line):  # sending nothing to who has answered already is an error
+        connection.sendall(line[sent:])
     heard = b""
     while not heard.endswith(b"\n"):
         part = connection.recv(65536)
