@@ -256,10 +256,26 @@ def check_machine() -> Finding:
     return Finding("ok", told)
 
 
+def check_warm_kernels() -> Finding:
+    """See whether kernels can be forked from a warm process."""
+    from geowb.batch.kernel import preferred_kernel
+    from geowb.warm import KERNEL, impossible, status
+
+    kernel, why = preferred_kernel()
+    if kernel != KERNEL:
+        return Finding("note", f"Kernels import everything anew each time: {why or impossible()}")
+    for found in status():
+        if found["here"] and found["state"] == "failed":
+            told = f"No kernel can be forked from the warm process: {found['why']}."
+            return Finding("note", told, "Once that is mended: geowb warm stop")
+    return Finding("ok", f"Kernels named {KERNEL} start at once.")
+
+
 CHECKS = (
     check_machine,
     check_packages,
     check_torch,
+    check_warm_kernels,
     check_kernel,
     check_cache,
     check_runs,

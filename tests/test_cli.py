@@ -309,7 +309,8 @@ def test_doctor_fails_for_problems_only(monkeypatch, level, status):
 @pytest.mark.parametrize(
     "command",
     [["studies"], ["run"], ["sweep"], ["report"], ["doctor"], ["lab"], ["publish"]]
-    + [["catalog", name] for name in ("list", "show", "check", "get")],
+    + [["catalog", name] for name in ("list", "show", "check", "get")]
+    + [["warm", name] for name in ("start", "status", "stop")],
 )
 def test_each_command_shows_an_example(command):
     shown = call(*command, "--help")

@@ -1,15 +1,20 @@
 """Pictures: they show what they are given, and stay small and self-contained."""
 
+import contextlib
 import io
+import threading
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scenes import scene
 
 from geowb import plots
 from geowb.errors import DataError
+from geowb.plots import axes
 from geowb.plots.axes import holoviews
 
 
@@ -45,6 +50,34 @@ def test_degrees_stay_degrees_and_north_is_up(one):
     found = sorted(zip(points["east"].round(4), points["north"].round(4), strict=True))
     made = sorted(zip((10 + 0.01 * cols).round(4), (50 + 0.01 * rows).round(4), strict=True))
     assert found == made
+
+
+def test_a_picture_is_what_drawing_it_wholly_each_time_gives(one, tmp_path, monkeypatch):
+    panels = [plots.rgb(one), *(plots.raster(one.agb_dense) for _ in range(3))]
+
+    def picture(name):
+        plots.show(plots.layout(panels, 2), tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    ours, draws = picture("ours.png"), []
+    monkeypatch.setattr(axes, "_placed_only", contextlib.nullcontext)
+    whole = FigureCanvasAgg.draw
+    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda c: draws.append(c) or whole(c))
+    assert picture("theirs.png") == ours
+    assert len(draws) >= 5  # one for each colour bar, two for the size
+
+
+def test_other_threads_draw_wholly_meanwhile():
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    figure.add_axes((0, 0, 1, 1)).set_facecolor("red")
+    with axes._placed_only():
+        figure.canvas.draw()
+        assert not hasattr(figure.canvas, "renderer")  # nothing is drawn
+        thread = threading.Thread(target=figure.canvas.draw)
+        thread.start()
+        thread.join()
+    assert np.asarray(figure.canvas.buffer_rgba())[..., 0].max() == 255
 
 
 def test_a_scene_without_any_data_is_white(one):

@@ -21,7 +21,7 @@ import nbformat
 import psutil
 import pytest
 from jupyter_client.manager import KernelManager
-from sweeping import GEOWB, until
+from sweeping import CELLS, GEOWB, PARAMETERS, Sweep, until
 
 from geowb.errors import RequestError
 from geowb.warm import KERNEL, Unavailable, impossible, start, status, stop
@@ -169,6 +169,16 @@ def test_interrupt_restart_and_shutdown(small):
         made.manager.shutdown_kernel()
         assert process.returncode == 0
         assert gone(made.pid)
+
+
+def test_what_was_registered_for_the_end_is_done(small, tmp_path):
+    with kernel(cwd=tmp_path) as made:
+        made.run("import atexit, pathlib, concurrent.futures as f; pool = f.ThreadPoolExecutor(2)")
+        made.run("pool.submit(print).result(); atexit.register(pathlib.Path('left').touch)")
+        process = made.manager.provisioner.process
+        made.manager.shutdown_kernel()
+        assert process.returncode == 0
+    assert (tmp_path / "left").exists()
 
 
 def test_it_tells_how_it_ended(small):
@@ -381,6 +391,7 @@ def test_an_independent_kernel_outlives_its_client(small, tmp_path):
 
 
 def test_fifty_at_once_have_one_parent(folder):
+    place().about.write_text(json.dumps({"settings": {"modules": SMALL}}))  # what would be imported
     with ThreadPoolExecutor(50) as pool:
         made = list(pool.map(lambda _: Kernel(), range(50)))
     try:
@@ -455,6 +466,7 @@ def test_a_socket_that_vanished_ends_its_process(small, folder):
     place().socket.unlink()
     with kernel() as made:  # starts another
         assert made.warm
+        assert made.run("6 * 7") == "42"
         assert psutil.Process(made.pid).ppid() != small["pid"]
 
 
@@ -691,6 +703,42 @@ def test_a_sweep_says_why_its_kernels_are_ordinary(folder, write_study, tmp_path
     assert done.returncode == 0
     assert done.stderr.count("The kernel is an ordinary one") == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+def waits(log):
+    return len(list(log.parent.glob(f"{log.name}.waits-*")))
+
+
+@pytest.mark.parametrize("victim", ["sweep", "worker", "parent"])
+def test_a_sweep_survives_what_is_killed(small, write_study, tmp_path, victim):
+    study = write_study(tmp_path / "tiny.ipynb", PARAMETERS, CELLS)
+    out, log = tmp_path / "runs", tmp_path / "log"
+    words = ["-p", f"log={log}", "-p", "mode=wait", "--repeat", "2", "--workers", "2", "--out", out]
+    sweep = Sweep(study, *words)
+    assert until(lambda: waits(log) == 2)
+    pids = [int(path.name.rpartition("-")[2]) for path in tmp_path.glob("log.waits-*")]
+    assert status()[0]["kernels"] == 2
+    assert {psutil.Process(pid).ppid() for pid in pids} == {small["pid"]}
+    if victim == "sweep":
+        os.kill(sweep.process.pid, signal.SIGKILL)
+        assert until(lambda: all(map(gone, pids)))
+        assert until(lambda: not [path for path in out.glob(".*") if path.is_dir()])
+        sweep = Sweep(study, *words)
+        assert until(lambda: status()[0]["kernels"] == 2)
+    elif victim == "worker":
+        sweep.processes("geowb.batch.worker")[0].kill()
+        assert until(lambda: sum(map(gone, pids)) == 1)
+    else:
+        os.kill(small["pid"], signal.SIGKILL)
+    log.with_name("log.go").touch()
+    code, _, told = sweep.end()
+    assert code == 0, told
+    records = [json.loads((run / "run.json").read_text()) for run in out.glob("[!.]*")]
+    assert [(r["status"], r["kernel"], r["kernel_fallback"]) for r in records] == [
+        ("done", KERNEL, "")
+    ] * 2
+    assert until(lambda: sum(found["kernels"] for found in status()) == 0)
+    assert sweep.has_no_process()
 
 
 # --- pieces ---------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def _show(processes: list[dict[str, Any]]) -> None:
     for found in processes:
         if found.get("why"):
             typer.echo(f"\nProcess {found['pid']} forks no kernels: {found['why']}.")
+            typer.echo(f"What its imports printed: {found['log']}")
         if found.get("missing"):
             typer.echo(f"\nNot installed, so not imported: {', '.join(found['missing'])}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -12,8 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from geowb.warm.parent import Birth
 
@@ -22,11 +24,21 @@ __all__ = ["become", "own_random_numbers", "set_threads"]
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
 
-def become(birth: Birth) -> None:
-    """Become the kernel that was asked for, and be it until it ends.
+def become(birth: Birth) -> NoReturn:
+    """Become the kernel that was asked for, be it until it ends, and end the process."""
+    status = 1
+    try:
+        _live(birth)
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # noqa: BLE001 - the last stop of this process
+        traceback.print_exc()
+    _leave(status)
 
-    The order matters: first what the system knows of a process, then what libraries have read.
-    """
+
+def _live(birth: Birth) -> None:
+    """Be the kernel: first what the system knows of a process, then what libraries have read."""
     request = birth.request
     os.setsid()
     for number in _SIGNALS:
@@ -50,6 +62,20 @@ def become(birth: Birth) -> None:
     if client:
         _end_with(client)
     _run_kernel(request["arguments"], client)
+
+
+def _leave(status: int) -> NoReturn:
+    """End as a fork of `multiprocessing` does: what was registered for the end is done.
+
+    The interpreter is not taken to pieces: that would copy all that is shared with the parent.
+    """
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def _take_files(files: list[int]) -> None:

@@ -23,7 +23,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from geowb.warm.changes import Stamps, difference, of_environment, of_modules
 from geowb.warm.places import Place
@@ -404,6 +404,7 @@ class Parent:
             "state": "failed" if self.settings.refuse else "leaving" if self.leaving else "ready",
             "why": self.settings.refuse,
             "pid": os.getpid(),
+            "log": str(self.place.log),
             "prefix": sys.prefix,
             "python": sys.version.split()[0],
             "seconds": round(self.seconds, 1),
@@ -480,7 +481,7 @@ def _listens(connection: socket.socket) -> bool:
         return False
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Import, serve; the fork becomes a kernel and does not return here."""
     given = json.loads(sys.argv[1])
     parent = Parent(Settings(**given | {"modules": tuple(given.get("modules", ()))}))
@@ -496,12 +497,11 @@ def main() -> int:
         parent.seconds = time.monotonic() - parent.began
     birth = parent.serve()
     if birth is None:
-        return 0
+        os._exit(0)  # in peace: libraries would count what was kept from the collector as leaks
     from geowb.warm.child import become
 
     become(birth)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
