@@ -70,7 +70,7 @@ def small(folder):
 def stack():
     """A warm process that has imported what most notebooks import."""
     with own_folder():
-        yield start(["torch", "lightning", "matplotlib.pyplot", "pandas", "dask", "tqdm.auto"])
+        yield start(["torch", "lightning", "matplotlib.pyplot", "pandas", "dask", "ipywidgets"])
 
 
 class Kernel:
@@ -245,7 +245,7 @@ def test_threads_are_as_in_an_ordinary_kernel(stack, given):
 
 def test_libraries_see_that_they_are_in_a_notebook(stack):
     ask = """\
-        import io, logging, matplotlib.pyplot as plt, tqdm.auto, torch, lightning as L
+        import matplotlib.pyplot as plt, ipywidgets, tqdm.auto, torch, lightning as L
         from lightning.fabric.utilities.imports import _IS_INTERACTIVE
         class Line(L.LightningModule):
             def __init__(self):
@@ -258,7 +258,9 @@ def test_libraries_see_that_they_are_in_a_notebook(stack):
         trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
                             enable_progress_bar=False, enable_model_summary=False)
         trainer.fit(Line(), data)
-        plt.plot([1, 2]); plt.show()
+        from IPython import get_ipython
+        plt.plot([1, 2])
+        print(sorted(get_ipython().kernel.comm_manager.targets))
         print(plt.get_backend(), _IS_INTERACTIVE, trainer.global_step,
               tqdm.auto.tqdm.__mro__[1].__name__)
         """  # noqa: E501
@@ -272,6 +274,8 @@ def test_libraries_see_that_they_are_in_a_notebook(stack):
     assert "matplotlib_inline" in told[0]
     assert "True 2" in told[0]
     assert "GPU available: False" in told[0]
+    assert "<Figure size" in told[0]  # without plt.show()
+    assert "'jupyter.widget'" in told[0]
 
 
 def test_what_imports_set_is_there_and_what_they_log_is_shown(folder, tmp_path, monkeypatch):

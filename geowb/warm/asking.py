@@ -24,7 +24,7 @@ __all__ = ["UNKNOWN_STATUS", "Unavailable", "WarmProcess", "fork", "start", "sta
 #: Exit status of a kernel whose parent was killed before it: nobody knows it.
 UNKNOWN_STATUS = 255
 
-_ATTEMPTS = 4  # at a process that is leaving, or has been killed
+_ATTEMPTS = 6  # at a process that is leaving, or has been killed
 _SECONDS_TO_ANSWER = 600.0  # the imports included
 _SECONDS_AFTER_A_CRASH = 600.0  # in which nobody tries again
 

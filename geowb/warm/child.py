@@ -176,8 +176,12 @@ def _run_kernel(arguments: list[str], client: int) -> None:
     handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
     own = [h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in streams]
     kept = {handler: streams[handler.stream] for handler in own}
+    # It asks for a shell at its import; here it is imported again, with the first picture.
+    sys.modules.pop("matplotlib_inline.backend_inline", None)
     app = IPKernelApp.instance(parent_handle=client)
     app.initialize(arguments)
+    if ipywidgets := sys.modules.get("ipywidgets"):
+        ipywidgets.register_comm_target()  # at its import there was no shell either
     app.poller = None  # it would look at the parent, but a kernel belongs to its client
     for handler, stream in kept.items():
         handler.setStream(getattr(sys, stream))

@@ -33,7 +33,7 @@ __all__ = ["MODULES", "Birth", "Settings", "main"]
 #: What is imported when nobody says otherwise: geowb, and what it loads where it is used.
 MODULES = (
     *("geowb.*", "terratorch", "holoviews.plotting.mpl", "leafmap", "ipywidgets", "rioxarray"),
-    *("distributed", "h5py", "exactextract", "localtileserver", "matplotlib_inline.backend_inline"),
+    *("distributed", "h5py", "exactextract", "localtileserver"),
 )
 #: Of `geowb.*` not: the command line, and this.
 _NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
@@ -319,6 +319,7 @@ class Parent:
             self._dismiss(guest, **self._status())
         elif wanted == "stop":
             self.leaving = True
+            self._close_door()
             self._dismiss(guest, kernels=len(self.kernels))
         elif wanted == "kernel":
             return self._kernel(guest, request)
@@ -337,14 +338,16 @@ class Parent:
         self.last = time.monotonic()
         if changed := difference(self.stamps, self._stamps()):
             self.leaving = True
+            self._close_door()  # first, so that the next try finds the place free
             self._dismiss(guest, stale=changed, settings=self._choices())
             return None
         if reason := self.settings.refuse:
             self._dismiss(guest, error=reason)
             return None
         if trouble := self._trouble():
-            self._dismiss(guest, error=trouble)
             self.leaving = True
+            self._close_door()
+            self._dismiss(guest, error=trouble)
             return None
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.launcher import launch_kernel
 from jupyter_client.provisioning import LocalProvisioner
 
 from geowb.errors import GeowbError
 from geowb.warm.asking import Unavailable, WarmProcess, fork
 
-__all__ = ["WarmProvisioner"]
+__all__ = ["Awaited", "WarmProvisioner"]
 
 _LAUNCHER = ["-m", "ipykernel_launcher"]
+_SECONDS_IN_A_PAGE = 0.5  # JupyterLab forgets what is run before a kernel is there
 
 
 class WarmProvisioner(LocalProvisioner):
@@ -29,23 +35,116 @@ class WarmProvisioner(LocalProvisioner):
     fallback = ""
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
-        """Launch a kernel, a warm one if possible."""
-        try:
-            self.process = await asyncio.to_thread(_warm, cmd, self._scrub_kwargs(options))
-        except (GeowbError, OSError) as reason:
-            self.fallback = str(reason)
-            self.log.warning("geowb: an ordinary kernel instead of a warm one: %s", reason)
-            return await super().launch_kernel(cmd, **options)
-        self.fallback = ""
-        self.pid = self.pgid = self.process.pid  # it leads a session of its own
+        """Launch a kernel, a warm one if possible.
+
+        Where a page waits for it, the kernel counts as launched before the warm process is ready:
+        what is run meanwhile stays in its sockets' queues.
+        """
+        self.pid = self.pgid = None
+        scrubbed = self._scrub_kwargs(options)
+        awaited = Awaited(lambda: self._make(cmd, scrubbed))
+        made = asyncio.wrap_future(awaited.made)
+        await asyncio.wait([made], timeout=_SECONDS_IN_A_PAGE if self._in_a_page() else None)
+        if awaited.made.done():
+            self.process = awaited.made.result()
+            self._note(awaited.made)
+        else:
+            self.process = awaited
+            awaited.made.add_done_callback(self._note)
         self.cwd = options.get("cwd", Path.cwd())
         return self.connection_info
 
+    def _make(
+        self, command: list[str], options: dict[str, Any]
+    ) -> WarmProcess | subprocess.Popen[bytes]:
+        """Start the process."""
+        try:
+            process = _warm(command, options)
+        except (GeowbError, OSError) as reason:
+            self.fallback = str(reason)
+            self.log.warning("geowb: an ordinary kernel instead of a warm one: %s", reason)
+            return launch_kernel(command, **options)
+        self.fallback = ""
+        return process
+
+    def _note(self, made: Future[Any]) -> None:
+        """Note the process's number, which is that of its group too."""
+        if not made.cancelled() and made.exception() is None:
+            self.pid = self.pgid = made.result().pid
+
+    def _in_a_page(self) -> bool:
+        """Whether it is Jupyter's server that asks."""
+        return type(self.parent).__module__.startswith("jupyter_server.")
+
     async def send_signal(self, signum: int) -> None:
-        """Send a signal to the kernel's group; a warm kernel that has ended has none."""
-        if isinstance(self.process, WarmProcess) and self.process.poll() is not None:
+        """Send a signal to the kernel's group; one that has ended has none."""
+        if self.process and self.process.poll() is None:
+            await super().send_signal(signum)
+
+
+class Awaited:
+    """A process that is being made: until then it looks like one that runs.
+
+    >>> Awaited(lambda: subprocess.Popen(["true"])).wait()
+    0
+
+    Parameters
+    ----------
+    make
+        Makes the process, as long as it may take; called in a thread.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.made: Future[Any] = Future()
+        self._ended = 0  # the signal by which it was ended before it was there
+        threading.Thread(target=self._make, args=(make,), daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process, once it is there."""
+        return self.made.result().pid if self.made.done() and not self.made.exception() else None
+
+    def poll(self) -> int | None:
+        """Exit status; None while it runs or is made."""
+        if not self.made.done():
+            return -self._ended if self._ended else None
+        return 1 if self.made.exception() else self.made.result().poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status, as `subprocess.Popen.wait`."""
+        if self._ended and not self.made.done():
+            return -self._ended
+        try:
+            return self.made.result(timeout).wait(timeout)
+        except TimeoutError as error:
+            raise subprocess.TimeoutExpired("a kernel", timeout or 0.0) from error
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; one that ends it reaches also what is not there yet."""
+        if number != signal.SIGINT:
+            self._ended = number
+        if self.made.done() and not self.made.exception():
+            self.made.result().send_signal(number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _make(self, make: Callable[[], Any]) -> None:
+        try:
+            process = make()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            self.made.set_exception(error)
             return
-        await super().send_signal(signum)
+        self.made.set_result(process)
+        if self._ended:
+            process.send_signal(self._ended)
 
 
 def _warm(command: list[str], options: dict[str, Any]) -> WarmProcess:
