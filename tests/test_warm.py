@@ -260,6 +260,8 @@ def test_libraries_see_that_they_are_in_a_notebook(stack):
         trainer.fit(Line(), data)
         from IPython import get_ipython
         plt.plot([1, 2])
+        import pandas
+        print(pandas.DataFrame([range(30)]))
         print(sorted(get_ipython().kernel.comm_manager.targets))
         print(plt.get_backend(), _IS_INTERACTIVE, trainer.global_step,
               tqdm.auto.tqdm.__mro__[1].__name__)

@@ -7,6 +7,7 @@ never touches a GPU, and does nothing but wait once its imports are done.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import importlib
@@ -21,8 +22,10 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from geowb.warm.changes import Stamps, difference, of_environment, of_modules
@@ -143,9 +146,9 @@ class Parent:
             (most if hard == resource.RLIM_INFINITY else min(most, hard), hard),
         )
         try:
-            _as_in_a_notebook()
-            for name in self.settings.modules or MODULES:
-                self._import(name)
+            with _as_in_a_notebook():
+                for name in self.settings.modules or MODULES:
+                    self._import(name)
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         self.set = {k: v for k, v in os.environ.items() if before.get(k) != v}
@@ -433,11 +436,21 @@ class Parent:
         new.replace(self.place.about)
 
 
-def _as_in_a_notebook() -> None:
-    """Have libraries that look at their import whether they are in a notebook see that they are."""
-    sys.ps1, sys.ps2 = "In : ", "...: "  # Lightning looks for these, tqdm for the kernel
+@contextlib.contextmanager
+def _as_in_a_notebook() -> Iterator[None]:
+    """Have libraries that look at their import whether they are in a notebook see that they are.
+
+    Lightning looks for a prompt, tqdm for the kernel's modules, pandas (which then shows 20 columns)
+    and param for IPython's builtin.
+    """
+    sys.ps1, sys.ps2 = "In : ", "...: "
     for name in ("ipykernel.kernelapp", "ipykernel.ipkernel", "threadpoolctl"):
         importlib.import_module(name)
+    builtins.get_ipython = lambda: SimpleNamespace(kernel=None)
+    try:
+        yield
+    finally:
+        del builtins.get_ipython
 
 
 def _is_there(name: str) -> bool:
