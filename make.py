@@ -79,6 +79,7 @@ def run() -> int:
             failed.append(study)
     print(f"\n{len(studies())} studies in {time.monotonic() - began:.0f} s.", flush=True)
     call([PYTHON, "-m", "geowb.cli", "report", runs])
+    call([PYTHON, "-m", "geowb.cli", "warm", "stop"])
     print(f"Open {(runs / 'report.html').as_uri()} in a browser: what the runs show.")
     return fail(f"Failed: {', '.join(failed)}.") if failed else 0
 

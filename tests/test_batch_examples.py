@@ -16,9 +16,12 @@ import pytest
         "batch.checks",
         "batch.folder",
         "batch.grid",
-        "batch.machine",
         "batch.runner",
         "batch.studies",
+        "machine",
+        "warm.changes",
+        "warm.places",
+        "warm.provisioner",
     ],
 )
 def test_examples(module):
