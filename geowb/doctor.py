@@ -264,10 +264,14 @@ def check_warm_kernels() -> Finding:
     kernel, why = preferred_kernel()
     if kernel != KERNEL:
         return Finding("note", f"Kernels import everything anew each time: {why or impossible()}")
-    for found in status():
+    try:
+        processes = status()
+    except GeowbError as error:
+        return Finding("note", f"No kernel can be forked from a warm process: {error}")
+    for found in processes:
         if found["here"] and found["state"] == "failed":
             told = f"No kernel can be forked from the warm process: {found['why']}."
-            return Finding("note", told, "Once that is mended: geowb warm stop")
+            return Finding("note", told, "Once that is mended: geowb warm start")
     return Finding("ok", f"Kernels named {KERNEL} start at once.")
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -83,6 +85,19 @@ def test_other_threads_draw_wholly_meanwhile():
         thread.start()
         thread.join()
     assert np.asarray(figure.canvas.buffer_rgba())[..., 0].max() == 255
+
+
+def test_two_threads_leave_drawing_as_it_was():
+    before = FigureCanvasAgg.draw
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(_placed_for, seconds) for seconds in (0.1, 0.2)]:
+            done.result()
+    assert FigureCanvasAgg.draw is before
+
+
+def _placed_for(seconds):
+    with axes._placed_only():
+        time.sleep(seconds)
 
 
 def test_a_scene_without_any_data_is_white(one):

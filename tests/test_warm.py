@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from geowb.warm import KERNEL, Unavailable, impossible, start, status, stop
 from geowb.warm.asking import UNKNOWN_STATUS, WarmProcess, fork
 from geowb.warm.changes import difference
 from geowb.warm.places import fixed, parent_environment, place
+from geowb.warm.provisioner import Awaited, WarmProvisioner
 
 pytestmark = pytest.mark.skipif(
     bool(impossible({})), reason="warm kernels need Linux and pidfd_open"
@@ -76,8 +78,10 @@ def stack():
 class Kernel:
     """A kernel with its client."""
 
-    def __init__(self, name=KERNEL, **options):
-        self.manager = KernelManager(kernel_name=name)
+    def __init__(self, name=KERNEL, sockets=None, **options):
+        # Ports of TCP are looked for by Jupyter before kernels take them: many at once may collide.
+        place = {"transport": "ipc", "ip": str(sockets)} if sockets else {}
+        self.manager = KernelManager(kernel_name=name, **place)
         self.manager.start_kernel(**options)
         self.client = self.manager.client()
         self.client.start_channels()
@@ -134,14 +138,16 @@ def module(folder, name, text, monkeypatch):
 # --- like an ordinary kernel ---------------------------------------------------------------------
 
 
-def test_a_kernel_has_what_its_client_gives_it(small, tmp_path, monkeypatch):
+def test_a_kernel_has_what_its_client_gives_it(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOWB_TEST_GONE", "1")
+    start(SMALL)  # with the variable
     here = tmp_path / "with space"
     here.mkdir()
     environment = os.environ | {"GEOWB_TEST_WORD": "ä b", "TZ": "Asia/Tokyo"}
     del environment["GEOWB_TEST_GONE"]
     ask = "import os, sys, time; print(os.getcwd(), os.environ.get('GEOWB_TEST_WORD'), "
     ask += "'GEOWB_TEST_GONE' in os.environ, time.tzname[0], os.getpid() == os.getsid(0), "
+    ask += "'JPY_PARENT_PID' in os.environ, "
     ask += "[a.rpartition('/')[2] for a in sys.argv[:2]])"
     told = []
     for name in (KERNEL, "python3"):
@@ -150,7 +156,7 @@ def test_a_kernel_has_what_its_client_gives_it(small, tmp_path, monkeypatch):
             told.append(made.run(ask))
             assert made.warm == (name == KERNEL), made.manager.provisioner.fallback
         assert "Kernel is running over TCP" in log.read_text()  # what the kernel says, not a cell
-    assert told[0] == told[1] == f"{here} ä b False JST True ['ipykernel_launcher.py', '-f']"
+    assert told[0] == told[1] == f"{here} ä b False JST True True ['ipykernel_launcher.py', '-f']"
 
 
 def test_interrupt_restart_and_shutdown(small):
@@ -175,10 +181,12 @@ def test_what_was_registered_for_the_end_is_done(small, tmp_path):
     with kernel(cwd=tmp_path) as made:
         made.run("import atexit, pathlib, concurrent.futures as f; pool = f.ThreadPoolExecutor(2)")
         made.run("pool.submit(print).result(); atexit.register(pathlib.Path('left').touch)")
+        made.run("file = open('written', 'w'); n = file.write('all of it')")  # and not closed
         process = made.manager.provisioner.process
         made.manager.shutdown_kernel()
         assert process.returncode == 0
     assert (tmp_path / "left").exists()
+    assert (tmp_path / "written").read_text() == "all of it"
 
 
 def test_it_tells_how_it_ended(small):
@@ -216,7 +224,7 @@ def test_no_two_kernels_share_random_numbers(stack):
     ask = (
         "import random, numpy, torch, uuid, tempfile; print(random.random(), numpy.random.rand(), "
     )
-    ask += "torch.rand(1).item(), torch.cuda.initial_seed() if 0 else '', uuid.uuid4(), "
+    ask += "torch.rand(1).item(), uuid.uuid4(), "
     ask += "next(tempfile._get_candidate_names()))"
     told = []
     for _ in range(3):
@@ -324,6 +332,64 @@ def test_papermill_and_nbval_use_it(small, tmp_path):
     assert status()[0]["served"] == 2
 
 
+def test_spawned_processes_find_modules_beside_the_notebook(small, tmp_path):
+    (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
+    ask = "import multiprocessing as m, beside; pool = m.get_context('spawn').Pool(1); "
+    ask += "print(pool.map(beside.double, [21])); pool.terminate()"
+    for name in (KERNEL, "python3"):
+        with kernel(name, cwd=tmp_path) as made:
+            assert made.run(ask) == "[42]"
+
+
+def test_relative_paths_to_modules_are_those_of_the_notebook(folder, tmp_path):
+    place().about.write_text(json.dumps({"settings": {"modules": SMALL}}))
+    for name in ("one", "two"):
+        (tmp_path / name / "lib").mkdir(parents=True)
+        (tmp_path / name / "lib" / "near.py").write_text(f"name = '{name}'")
+        environment = os.environ | {"PYTHONPATH": "lib"}
+        start(SMALL, environment=environment | {"PYTHONPATH": str(tmp_path / name / "lib")})
+        with kernel(cwd=tmp_path / name, env=environment) as made:
+            assert made.warm
+            assert made.run("import near, os; near.name, os.environ['PYTHONPATH']") == (
+                f"('{name}', 'lib')"
+            )
+    assert len(status()) == 2
+
+
+def test_a_page_has_its_kernel_before_the_process_is_ready(folder, tmp_path, monkeypatch):
+    module(tmp_path, "slow", "import time; time.sleep(3)", monkeypatch)
+    monkeypatch.setattr(WarmProvisioner, "_in_a_page", lambda _: True)
+    place().about.write_text(json.dumps({"settings": {"modules": ["slow"]}}))
+    began = time.monotonic()
+    with kernel() as made:
+        assert time.monotonic() - began < 2
+        assert isinstance(made.manager.provisioner.process, Awaited)
+        assert made.manager.is_alive()
+        made.manager.interrupt_kernel()  # no harm
+        assert made.run("6 * 7") == "42"
+        assert time.monotonic() - began > 3
+        pid = made.pid
+        assert psutil.Process(pid).ppid() == status()[0]["pid"]
+        made.manager.restart_kernel()
+        assert made.warm  # this time at once
+        assert gone(pid)
+
+
+def test_a_page_that_gives_up_leaves_no_kernel(folder, tmp_path, monkeypatch):
+    module(tmp_path, "slow", "import time; time.sleep(3)", monkeypatch)
+    monkeypatch.setattr(WarmProvisioner, "_in_a_page", lambda _: True)
+    place().about.write_text(json.dumps({"settings": {"modules": ["slow"]}}))
+    for now in (True, False):
+        manager = KernelManager(kernel_name=KERNEL)
+        manager.start_kernel()
+        assert isinstance(manager.provisioner.process, Awaited)
+        manager.shutdown_kernel(now=now)
+        assert not manager.is_alive()
+    assert until(lambda: status() and status()[0]["state"] == "ready")
+    assert until(lambda: status()[0]["served"] == 2 and status()[0]["kernels"] == 0)
+    assert psutil.Process(status()[0]["pid"]).children() == []
+
+
 # --- what can be killed, be full, be stale --------------------------------------------------------
 
 
@@ -348,8 +414,11 @@ def test_kernels_outlive_their_parent_and_the_next_has_a_new_one(small):
 def test_a_killed_kernel_is_told_and_leaves_nothing(small):
     with kernel() as made:
         made.run("import subprocess; child = subprocess.Popen(['sleep', '600'])")
+        child = int(made.run("child.pid"))
         os.kill(made.pid, signal.SIGKILL)
         assert until(lambda: made.manager.provisioner.process.poll() == -signal.SIGKILL)
+        assert not gone(child)
+    assert until(lambda: gone(child))  # with its group, at the shutdown
     assert until(lambda: status()[0]["kernels"] == 0)
     assert psutil.Process(small["pid"]).children() == []
 
@@ -399,7 +468,7 @@ def test_an_independent_kernel_outlives_its_client(small, tmp_path):
 def test_fifty_at_once_have_one_parent(folder):
     place().about.write_text(json.dumps({"settings": {"modules": SMALL}}))  # what would be imported
     with ThreadPoolExecutor(50) as pool:
-        made = list(pool.map(lambda _: Kernel(), range(50)))
+        made = list(pool.map(lambda n: Kernel(sockets=folder / f"{n}"), range(50)))
     try:
         assert all(each.warm for each in made), [m.manager.provisioner.fallback for m in made]
         assert len({each.pid for each in made}) == 50
@@ -417,6 +486,7 @@ def test_fifty_at_once_have_one_parent(folder):
 
 def test_after_a_hundred_kernels_nothing_is_left(small):
     def counted():
+        gc.collect()  # of earlier tests too
         parent = psutil.Process(small["pid"])
         return parent.num_fds(), psutil.Process().num_fds(), parent.num_threads()
 
@@ -455,9 +525,10 @@ def test_a_full_process_table_gives_an_ordinary_kernel(folder, tmp_path, monkeyp
         assert told == "the system starts no process (Resource temporarily unavailable)."
         assert made.run("6 * 7") == "42"
     (tmp_path / "full").unlink()
+    pid = status()[0]["pid"]
     with kernel() as made:
         assert made.warm
-    assert status()[0]["pid"] == status()[0]["pid"]
+        assert psutil.Process(made.pid).ppid() == pid  # it has lived on
 
 
 def test_a_stale_socket_is_no_hindrance(folder):
@@ -474,6 +545,7 @@ def test_a_socket_that_vanished_ends_its_process(small, folder):
         assert made.warm
         assert made.run("6 * 7") == "42"
         assert psutil.Process(made.pid).ppid() != small["pid"]
+    assert until(lambda: gone(small["pid"]))
 
 
 def test_two_environments_have_a_process_each(small, tmp_path):
@@ -511,7 +583,6 @@ def test_other_users_are_refused(small, folder):
     folder.chmod(0o755)
     place_of = next(folder.glob("*.socket"))
     place_of.chmod(0o666)
-    code = textwrap.dedent(code)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() in ("b''", "ConnectionResetError", "BrokenPipeError")
     with pytest.raises(Unavailable, match="not a folder of this user alone"):
@@ -530,7 +601,12 @@ def test_who_says_nothing_or_nonsense_holds_up_nobody(small):
     with socket.socket(socket.AF_UNIX) as nonsense:
         nonsense.connect(str(where.socket))
         nonsense.sendall(b"GET / HTTP/1.1\n")
-        assert json.loads(nonsense.recv(1000)) == {"error": "That is no request."}
+        assert "that is no request: JSONDecodeError" in json.loads(nonsense.recv(1000))["error"]
+    for odd in (b"[1]", b'{"want": "kernel"}', b"[" * 100_000):
+        with socket.socket(socket.AF_UNIX) as nonsense:
+            nonsense.connect(str(where.socket))
+            nonsense.sendall(odd + b"\n")
+            nonsense.recv(1000)
     with kernel() as made:
         assert made.warm
         assert made.run("6 * 7") == "42"
@@ -579,6 +655,7 @@ def test_a_crash_while_importing_is_not_repeated(folder, tmp_path, monkeypatch):
     module(tmp_path, "bad", "import os\nprint('oh', flush=True)\nos.abort()", monkeypatch)
     with pytest.raises(Unavailable, match="the warm process ended: oh"):
         start(["bad"])
+    assert geowb("stop", "--all")[:2] == (0, "There was none to stop.\n")
     began = time.monotonic()
     with pytest.raises(Unavailable, match="'geowb warm start' tries anew"):
         fork([], files=(0, 1, 2))
@@ -597,6 +674,7 @@ def test_a_changed_file_makes_a_new_process(folder, tmp_path, monkeypatch):
             assert other.warm
             assert other.run("import mine; mine.value") == "2"
             assert psutil.Process(other.pid).ppid() != first["pid"]
+            assert status()[0]["settings"]["modules"] == ["mine"]
         assert made.run("mine.value") == "1"
         assert not gone(first["pid"])  # it waits for its kernel
     assert until(lambda: gone(first["pid"]))
@@ -606,9 +684,10 @@ def test_a_mended_module_is_tried_again(folder, tmp_path, monkeypatch):
     module(tmp_path, "mine", "1 / 0", monkeypatch)
     with pytest.raises(Unavailable, match="ZeroDivisionError"):
         start(["mine"])
-    assert stop()
     module(tmp_path, "mine", "value = 2", monkeypatch)
-    assert start(["mine"])["state"] == "ready"
+    first = start(["mine"])
+    module(tmp_path, "mine", "value = 30", monkeypatch)
+    assert start(["mine"])["pid"] != first["pid"]  # one that is out of date is not ready
 
 
 def test_it_ends_when_nobody_needs_it(folder):
@@ -635,6 +714,19 @@ def test_a_folder_that_others_can_write_to_is_refused(folder):
     with kernel() as made:
         assert "not a folder of this user alone" in made.manager.provisioner.fallback
     folder.chmod(0o700)
+
+
+def test_what_a_fork_cannot_give_is_an_ordinary_kernels(small):
+    told = []
+    for options in ({"stdout": subprocess.PIPE}, {"pass_fds": (2,)}):
+        with kernel(**options) as made:
+            told.append(made.manager.provisioner.fallback)
+            assert made.run("6 * 7") == "42"
+    assert told == ["its output is to go through a pipe.", "it is to be started with pass_fds."]
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+    code += "from geowb.warm.asking import fork; fork([], files=(0, 1, 2))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "memory is limited here (RLIMIT_AS)" in done.stderr
 
 
 def test_other_settings_than_those_of_the_one_that_runs(small):
@@ -699,6 +791,19 @@ def test_a_sweep_uses_it_and_gives_the_same(folder, write_study, tmp_path, monke
     assert until(lambda: status()[0]["kernels"] == 0)
 
 
+def test_the_imports_are_no_part_of_a_runs_time(folder, write_study, tmp_path, monkeypatch):
+    from geowb.batch import run
+
+    module(tmp_path, "slow", "import time; time.sleep(4)", monkeypatch)
+    place().about.write_text(json.dumps({"settings": {"modules": ["slow"]}}))
+    study = write_study(tmp_path / "tiny.ipynb", 'seed: int = 0  # a seed\nrun_dir: str = ""')
+    made = run(study, kernel=KERNEL, out=tmp_path / "runs", progress=False, timeout=4)
+    assert made.status == "done"
+    record = json.loads((made.path / "run.json").read_text())
+    assert record["kernel_fallback"] == ""
+    assert record["kernel_seconds"] > 4
+
+
 def test_a_sweep_says_why_its_kernels_are_ordinary(folder, write_study, tmp_path, monkeypatch):
     module(tmp_path, "bad", "1 / 0", monkeypatch)
     with pytest.raises(Unavailable):
@@ -754,7 +859,7 @@ def test_the_key_has_what_libraries_read_when_they_are_loaded():
     base = {"PATH": "/bin", "PYTHONPATH": "a", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     assert fixed(base) == {"GOMP_SPINCOUNT": "10000", "PYTHONPATH": "a"}
     assert place(base) == place(base | {"OMP_NUM_THREADS": "2", "TERM": "x", "PATH": ""})
-    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_WAIT_POLICY", "HF_HOME", "SLURM_JOB_ID"):
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_WAIT_POLICY", "HF_HOME", "SLURM_STEP_ID"):
         assert place(base) != place(base | {name: "other"}), name
     for_parent = parent_environment(base)
     assert for_parent["OPENBLAS_NUM_THREADS"] == "1"

@@ -55,6 +55,7 @@ class KernelManager(AsyncKernelManager):
     peak_memory: int | None = None  # bytes
     started: float = 0.0
     pid: int | None = None
+    waited = 0.0  # seconds until its process was there: a warm one may have to import first
     fallback = ""  # why the kernel is not the warm one that was asked for
 
     async def start_kernel(self, **options: Any) -> None:
@@ -65,9 +66,10 @@ class KernelManager(AsyncKernelManager):
         options["env"] = {**options.get("env", os.environ), **self.environment}
         if self.directory is not None:
             options["cwd"] = self.directory
-        kind.started = time.monotonic()
+        kind.started = began = time.monotonic()
         with (self.folder / "log").open("ab") as stream:
             await super().start_kernel(stdout=stream, stderr=stream, **options)
+        kind.waited = time.monotonic() - began
         kind.pid = getattr(self.provisioner, "pid", None)
         kind.fallback = getattr(self.provisioner, "fallback", "")
 

@@ -90,7 +90,8 @@ def execute(
     execution
         Is kept up to date while cells are executed.
     timeout
-        Seconds for all cells together.
+        Seconds for all cells and the kernel's start together; the imports of a warm process, once
+        for many runs, are no part of it.
     environment
         Variables that the kernel has beside this process's own.
     directory
@@ -136,7 +137,9 @@ def execute(
                 progress_bar=False,
                 start_timeout=math.ceil(min(timeout or 120, 120)),
                 on_cell_start=at,
-                timeout_func=lambda _: deadline and max(0.1, deadline - time.monotonic()),
+                timeout_func=lambda _: (
+                    deadline and max(0.1, deadline + manager.waited - time.monotonic())
+                ),
                 kernel_manager_class=manager,
                 coalesce_streams=True,  # progress bars leave their last line, not hundreds
             )

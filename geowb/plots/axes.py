@@ -18,6 +18,8 @@ __all__ = ["COLOURS", "frame", "holoviews", "layout", "north_up", "on_grid", "sh
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+_PLACING = threading.RLock()  # one thread at a time says how figures are drawn
+
 
 def holoviews() -> Any:
     """Import HoloViews with its matplotlib backend, without a trace in the page."""
@@ -127,17 +129,18 @@ def _placed_only() -> Iterator[None]:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    draw, mine = FigureCanvasAgg.draw, threading.get_ident()
+    with _PLACING:
+        draw, mine = FigureCanvasAgg.draw, threading.get_ident()
 
-    def place(canvas: FigureCanvasAgg) -> None:
-        if threading.get_ident() != mine:
-            draw(canvas)
-            return
-        for axes in canvas.figure.axes:
-            axes.apply_aspect()
+        def place(canvas: FigureCanvasAgg) -> None:
+            if threading.get_ident() != mine:
+                draw(canvas)
+                return
+            for axes in canvas.figure.axes:
+                axes.apply_aspect()
 
-    FigureCanvasAgg.draw = place
-    try:
-        yield
-    finally:
-        FigureCanvasAgg.draw = draw
+        FigureCanvasAgg.draw = place
+        try:
+            yield
+        finally:
+            FigureCanvasAgg.draw = draw

@@ -22,10 +22,11 @@ from geowb.warm.places import Place, folder, impossible, parent_environment, pla
 __all__ = ["UNKNOWN_STATUS", "Unavailable", "WarmProcess", "fork", "start", "status", "stop"]
 
 #: Exit status of a kernel whose parent was killed before it: nobody knows it.
-UNKNOWN_STATUS = 255
+UNKNOWN_STATUS = 256  # no process can end with it
 
 _ATTEMPTS = 6  # at a process that is leaving, or has been killed
 _SECONDS_TO_ANSWER = 600.0  # the imports included
+_SECONDS_TO_VANISH = 2.0  # after its sockets, a process
 _SECONDS_AFTER_A_CRASH = 600.0  # in which nobody tries again
 
 
@@ -102,7 +103,9 @@ class WarmProcess:
             self._ended(UNKNOWN_STATUS)
             return
         try:
-            line = self._connection.recv(4096)
+            line = self._connection.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # another thread has heard it
+            return
         except OSError:
             line = b""
         if line:
@@ -114,6 +117,8 @@ class WarmProcess:
     def _ended(self, status: int) -> None:
         self.returncode = status
         if self._connection is not None:
+            with contextlib.suppress(OSError):  # a fork of this process may hold the socket too
+                self._connection.shutdown(socket.SHUT_RDWR)
             self._connection.close()  # now its number is free
             self._connection = None
         if self._process >= 0:
@@ -157,24 +162,40 @@ def fork(
         raise Unavailable(reason)
     import resource
 
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        if resource.getrlimit(getattr(resource, name))[0] != resource.RLIM_INFINITY:
+            raise Unavailable(
+                f"memory is limited here ({name}), and a fork has all of its parent's."
+            )
     limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
     umask = next(
         int(line.split()[1], 8)
         for line in Path("/proc/self/status").read_text().splitlines()
         if line.startswith("Umask:")
     )
+    directory = str(Path(directory or ".").absolute())
+    known = _with_absolute_paths(environment, directory)
     message = {
         "want": "kernel",
         "arguments": list(arguments),
         "environment": dict(environment),
-        "directory": str(Path(directory or ".").absolute()),
+        "directory": directory,
         "independent": independent,
         "umask": umask,
         "cores": sorted(os.sched_getaffinity(0)),
         "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
     }
-    reply, connection = _ask(_place(environment), message, files, environment)
+    reply, connection = _ask(_place(known), message, files, known)
     return WarmProcess(reply["pid"], connection, arguments)
+
+
+def _with_absolute_paths(environment: Mapping[str, str], directory: str) -> dict[str, str]:
+    """Environment with the PYTHONPATH that a process started in the directory would have."""
+    known = dict(environment)
+    if path := known.get("PYTHONPATH"):
+        entries = [os.path.join(directory, entry) for entry in path.split(os.pathsep)]  # noqa: PTH118
+        known["PYTHONPATH"] = os.pathsep.join(map(os.path.normpath, entries))
+    return known
 
 
 def start(
@@ -207,12 +228,15 @@ def start(
     """
     if reason := impossible(environment):
         raise Unavailable(reason)
-    where = _place(environment)
+    known = _with_absolute_paths(environment, str(Path.cwd()))
+    where = _place(known)
     wanted = {"modules": list(modules), "idle": idle, "memory": memory}
     wanted = {name: value for name, value in wanted.items() if value}
     if not _answers(where):
         where.about.unlink(missing_ok=True)  # what an earlier one was started with does not count
-    reply, connection = _ask(where, {"want": "status"}, (), environment, wanted)
+    elif _status(where).get("state") == "failed":
+        _tell_to_stop(where)  # to try anew
+    reply, connection = _ask(where, {"want": "status", "fresh": True}, (), known, wanted)
     connection.close()
     if reply["state"] == "failed":
         raise Unavailable(reply["why"])
@@ -236,15 +260,7 @@ def status() -> list[dict[str, Any]]:
     found = []
     for file in sorted(_folder().glob("*.socket")):
         where = Place(file.parent, file.stem)
-        try:
-            with _connect(where) as connection:
-                connection.settimeout(2)
-                reply = _exchange(connection, {"want": "status"}, ())
-        except TimeoutError:
-            reply = where.read_about() | {"state": "warming"}
-        except OSError:
-            reply = {}
-        if reply:
+        if reply := _status(where):
             found.append(reply | {"key": where.key, "here": _is_here(where)})
     return found
 
@@ -268,16 +284,42 @@ def stop(*, everywhere: bool = False) -> list[dict[str, Any]]:
             continue
         where = Place(_folder(), found["key"])
         if found["state"] == "warming":
-            with contextlib.suppress(ProcessLookupError, KeyError):
-                os.kill(found["pid"], signal.SIGKILL)
-            where.socket.unlink(missing_ok=True)
-            where.about.unlink(missing_ok=True)
+            if _is_parent(where, found["pid"]):
+                where.about.unlink(missing_ok=True)  # first, else its end looks like a crash
+                where.socket.unlink(missing_ok=True)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(found["pid"], signal.SIGKILL)
         else:
-            with contextlib.suppress(OSError), _connect(where) as connection:
-                connection.settimeout(5)
-                _exchange(connection, {"want": "stop"}, ())
+            _tell_to_stop(where)
         stopped.append(found)
     return stopped
+
+
+def _status(where: Place) -> dict[str, Any]:
+    """Ask a process for what it is; what it has noted while it imports; empty if it is gone."""
+    try:
+        with _connect(where) as connection:
+            connection.settimeout(2)
+            return _exchange(connection, {"want": "status"}, ())
+    except TimeoutError:
+        about = where.read_about()
+        return about if "pid" in about else {}
+    except OSError:
+        return {}
+
+
+def _tell_to_stop(where: Place) -> None:
+    with contextlib.suppress(OSError), _connect(where) as connection:
+        connection.settimeout(5)
+        _exchange(connection, {"want": "stop"}, ())
+
+
+def _is_parent(where: Place, pid: int) -> bool:
+    """Whether a number is still that of the process that lies here."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"geowb.warm.parent" in command and where.key.encode() in command
+    return False
 
 
 def _ask(
@@ -311,7 +353,7 @@ def _ask(
         if "error" in reply:
             raise Unavailable(f"{reply['error']}.")
         settings = settings or reply.get("settings")
-        if not reply and where.read_about().get("state") == "warming":
+        if not reply and _crashed(where):
             why = _last_words(where) or "the warm process was killed while it imported."
             _note_crash(where, why)
             raise Unavailable(why)
@@ -342,6 +384,17 @@ def _launch(where: Place, environment: Mapping[str, str], settings: Mapping[str,
             )
         if done.returncode:
             raise Unavailable(_last_words(where) or "the warm process did not start.")
+
+
+def _crashed(where: Place) -> bool:
+    """Whether the process ended while it imported."""
+    about = where.read_about()
+    if about.get("state") != "warming":
+        return False
+    end = time.monotonic() + _SECONDS_TO_VANISH
+    while _is_parent(where, about["pid"]) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not _is_parent(where, about["pid"])
 
 
 def _note_crash(where: Place, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ def of_environment() -> Stamps:
 
 def of_modules() -> Stamps:
     """Take the stamps of the imported files that are neither installed nor Python's own."""
-    installed = (*map(str, _sites()), sysconfig.get_path("stdlib"), str(_GEOWB))
+    known = (*_sites(), sysconfig.get_path("stdlib"), _GEOWB)
+    installed = tuple(f"{place}{os.sep}" for place in known)
     files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
-    own = sorted(file for file in files if file.endswith(".py") and not file.startswith(installed))
+    code = (".py", ".so")
+    own = sorted(file for file in files if file.endswith(code) and not file.startswith(installed))
     return dict(_stamp(Path(file)) for file in own)
 
 
@@ -41,7 +44,7 @@ def difference(before: Stamps, after: Stamps) -> str:
     >>> difference({"geowb/chips.py": (1, 10)}, {"geowb/chips.py": (2, 10)})
     'chips.py has changed'
     """
-    for path in sorted(before.keys() | after.keys(), reverse=True):
+    for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             told = "is new" if path not in before else "has changed" if path in after else "is gone"
             return f"{Path(path).name} {told}"
@@ -61,6 +64,6 @@ def _stamp(place: Path) -> tuple[str, tuple[int, int]]:
         found = place.stat()
     except OSError:
         return str(place), (0, 0)
-    telling = place.suffix in (*_METADATA, ".py", ".cfg") or place.name == "conda-meta"
+    telling = place.suffix in (*_METADATA, ".py", ".so", ".cfg") or place.name == "conda-meta"
     folder = place.suffix in _METADATA or not place.suffix
     return str(place), (found.st_mtime_ns if telling else 1, 0 if folder else found.st_size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
+import gc
 import logging
 import os
 import resource
@@ -15,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from geowb.warm.parent import Birth
@@ -44,12 +47,16 @@ def _live(birth: Birth) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, birth.signals)
     _take_files(birth.files)
     _name_process("geowb-kernel")
     os.chdir(request["directory"])
+    if started := sys.modules.get("multiprocessing.process"):
+        started.ORIGINAL_DIR = request["directory"]  # where spawned processes look for modules
     os.umask(request["umask"])
     _limit(request["limits"])
-    os.sched_setaffinity(0, request["cores"])
+    with contextlib.suppress(OSError):  # cores that this process may not use
+        os.sched_setaffinity(0, request["cores"])
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(birth.environment | request["environment"])
@@ -67,13 +74,17 @@ def _live(birth: Birth) -> None:
 def _leave(status: int) -> NoReturn:
     """End as a fork of `multiprocessing` does: what was registered for the end is done.
 
-    The interpreter is not taken to pieces: that would copy all that is shared with the parent.
+    The interpreter is not taken to pieces: that would copy all that is shared with the parent. What
+    the notebook holds is let go of, so that open files are written (IPython's own function for the
+    end empties its namespaces).
     """
     try:
         threading._shutdown()
         atexit._run_exitfuncs()
+        gc.collect()
         sys.stdout.flush()
         sys.stderr.flush()
+        ctypes.CDLL(None).fflush(None)
     finally:
         os._exit(status)
 
@@ -95,9 +106,13 @@ def _name_process(name: str) -> None:
 
 def _limit(limits: Mapping[str, tuple[int, int]]) -> None:
     """Take the client's limits (`ulimit`)."""
-    for name, values in limits.items():
-        with contextlib.suppress(ValueError, OSError):  # more than this process may have
-            resource.setrlimit(getattr(resource, name), tuple(values))
+    for name, wanted in limits.items():
+        number = getattr(resource, name)
+        most = resource.getrlimit(number)[1]
+        if most != resource.RLIM_INFINITY:  # this process cannot have more
+            wanted = [most if v == resource.RLIM_INFINITY else min(v, most) for v in wanted]
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(number, tuple(wanted))
 
 
 def set_threads(environment: Mapping[str, str], cores: int, before: int) -> None:
@@ -117,8 +132,10 @@ def set_threads(environment: Mapping[str, str], cores: int, before: int) -> None
         return next((int(text) for text in given if text.isdigit() and int(text)), None)
 
     libraries = ThreadpoolController()
-    blas = number("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS") or cores
-    libraries.select(user_api="blas").limit(limits=blas)
+    openblas = number("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS") or cores
+    libraries.select(internal_api="openblas").limit(limits=openblas)
+    if mkl := number("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        libraries.select(internal_api="mkl").limit(limits=mkl)
     openmp = number("OMP_NUM_THREADS") or (cores if cores != before else None)
     if openmp:
         libraries.select(user_api="openmp").limit(limits=openmp)
@@ -128,12 +145,16 @@ def set_threads(environment: Mapping[str, str], cores: int, before: int) -> None
         most = number("NUMEXPR_MAX_THREADS") or 16
         wanted = number("NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS") or min(cores, most)
         numexpr.set_num_threads(min(wanted, numexpr.MAX_THREADS))
+    if (numba := sys.modules.get("numba")) and (wanted := number("NUMBA_NUM_THREADS")):
+        numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
 
 
 def _read_anew(before: Mapping[str, str]) -> None:
-    """Tell libraries of variables that they read at their import, where these have changed."""
+    """Tell libraries of what they read at their import, where it has changed."""
     backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"
     if matplotlib := sys.modules.get("matplotlib"):
+        if Path("matplotlibrc").is_file():
+            matplotlib.rc_file("matplotlibrc")
         matplotlib.rcParams["backend"] = backend
     changed = {name for name, value in os.environ.items() if before.get(name) != value}
     changed |= before.keys() - os.environ.keys()
@@ -153,7 +174,7 @@ def _end_with(client: int) -> None:
     """End when the process that asked for the kernel has ended, as ordinary kernels do."""
     try:
         watched = os.pidfd_open(client)
-    except OSError:
+    except ProcessLookupError:  # it has ended already
         os._exit(1)
 
     def watch() -> None:

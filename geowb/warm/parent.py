@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ MODULES = (
 )
 #: Of `geowb.*` not: the command line, and this.
 _NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
+_GPUS = ("/dev/nvidia", "/dev/dxg", "/dev/kfd")  # files of CUDA, of it in Windows, of ROCm
 _LONGEST_REQUEST = 4_000_000  # bytes
 _SECONDS_TO_SAY = 10.0  # what is wanted, after connecting
 _SECONDS_TO_LOOK = 20.0  # whether its socket is still there
@@ -71,6 +73,7 @@ class Birth:
     files: list[int]
     client: int  # process that asked
     threads: int  # cores that the parent may use
+    signals: set[int]  # that were blocked before it was born
     environment: dict[str, str] = field(default_factory=dict)  # that the imports have set
 
 
@@ -108,6 +111,7 @@ class Parent:
         self.missing: list[str] = []
         self._told: set[int] = set()  # kernels of whose end their client has been told
         self.set: dict[str, str] = {}
+        self.note("warming")
         self.listener = self._listen()
         self.awake, self._waker = socket.socketpair()
         for end in (self.awake, self._waker):
@@ -135,7 +139,6 @@ class Parent:
     def warm_up(self) -> None:
         """Import everything; raise _Unfit where kernels cannot be forked afterwards."""
         self.stamps = of_environment()
-        self.note("warming")
         if self.settings.refuse:
             raise _Unfit(self.settings.refuse)
         before = dict(os.environ)
@@ -165,7 +168,7 @@ class Parent:
         package = name.removesuffix(".*")
         try:
             if not _is_there(package):
-                self.missing.append(package)
+                self._note_missing(package)
                 return
             found = importlib.import_module(package)
             if package != name:
@@ -189,7 +192,11 @@ class Parent:
         except ModuleNotFoundError as error:
             if not error.name or _is_there(error.name):
                 raise
-            self.missing.append(error.name)
+            self._note_missing(error.name)
+
+    def _note_missing(self, name: str) -> None:
+        if name not in self.missing:
+            self.missing.append(name)
 
     def _trouble(self) -> str:
         """Say why a fork of this process would not be sound."""
@@ -269,13 +276,14 @@ class Parent:
         except OSError:
             return False
 
-    def _close_door(self) -> None:
+    def _close_door(self, *, outdated: bool = False) -> None:
         """Take no more requests; the place is free for another."""
         if self.listener.fileno() >= 0:
-            self.listener.close()
-            if self._owns_socket():
+            if self._owns_socket():  # asked before it is closed: then its number is free
                 self.place.socket.unlink(missing_ok=True)
-                self.place.about.unlink(missing_ok=True)
+                if not outdated:  # else the next one is started with the same settings
+                    self.place.about.unlink(missing_ok=True)
+            self.listener.close()
 
     def _asked_to_leave(self, *_: object) -> None:
         self.leaving = True
@@ -285,7 +293,10 @@ class Parent:
         while True:
             try:
                 connection, _ = self.listener.accept()
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError:  # no more files can be opened
+                time.sleep(0.1)
                 return
             size = struct.calcsize("3i")
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -313,13 +324,19 @@ class Parent:
         if not guest.said.endswith(b"\n"):
             return None
         try:
-            request = json.loads(guest.said)
-            wanted = request["want"]
-        except (ValueError, TypeError, KeyError):
-            self._dismiss(guest, error="That is no request.")
+            return self._answer(guest, json.loads(guest.said))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one request
+            traceback.print_exc()
+            if guest in self.guests:
+                self._dismiss(guest, error=f"that is no request: {type(error).__name__}: {error}")
             return None
+
+    def _answer(self, guest: _Guest, request: dict[str, Any]) -> Birth | None:
+        """Do what a guest wants."""
+        wanted = request["want"]
         if wanted == "status":
-            self._dismiss(guest, **self._status())
+            if not (request.get("fresh") and self._outdated(guest)):
+                self._dismiss(guest, **self._status())
         elif wanted == "stop":
             self.leaving = True
             self._close_door()
@@ -327,7 +344,7 @@ class Parent:
         elif wanted == "kernel":
             return self._kernel(guest, request)
         else:
-            self._dismiss(guest, error=f"Nobody here knows '{wanted}'.")
+            self._dismiss(guest, error=f"nobody here knows '{wanted}'")
         return None
 
     def _dismiss(self, guest: _Guest, **reply: Any) -> None:
@@ -339,10 +356,7 @@ class Parent:
     def _kernel(self, guest: _Guest, request: dict[str, Any]) -> Birth | None:
         """Fork a kernel for a guest, or say why not."""
         self.last = time.monotonic()
-        if changed := difference(self.stamps, self._stamps()):
-            self.leaving = True
-            self._close_door()  # first, so that the next try finds the place free
-            self._dismiss(guest, stale=changed, settings=self._choices())
+        if self._outdated(guest):
             return None
         if reason := self.settings.refuse:
             self._dismiss(guest, error=reason)
@@ -354,26 +368,40 @@ class Parent:
             return None
         sys.stdout.flush()
         sys.stderr.flush()
+        # The fork takes no signal before it has let go of this process's answers to them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._dismiss(guest, error=f"the system starts no process ({error.strerror})")
             return None
         if pid == 0:
-            return self._born(guest, request)
+            return self._born(guest, request, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.guests.remove(guest)
         self.kernels[pid] = guest.connection
         self.served += 1
         for file in guest.files:
             os.close(file)
-        _say(guest.connection, pid=pid)
+        if not _say(guest.connection, pid=pid):  # nobody waits for it any more
+            os.kill(pid, signal.SIGKILL)
         return None
+
+    def _outdated(self, guest: _Guest) -> bool:
+        """Leave, and tell a guest so, if what was imported is not what lies on the disk."""
+        changed = difference(self.stamps, self._stamps())
+        if changed:
+            self.leaving = True
+            self._close_door(outdated=True)  # first, so that the next try finds the place free
+            self._dismiss(guest, stale=changed, settings=self._choices())
+        return bool(changed)
 
     def _stamps(self) -> Stamps:
         """Take the stamps anew; who has imported nothing looks at the environment alone."""
         return of_environment() | ({} if self.settings.refuse else of_modules())
 
-    def _born(self, guest: _Guest, request: dict[str, Any]) -> Birth:
+    def _born(self, guest: _Guest, request: dict[str, Any], signals: set[int]) -> Birth:
         """Leave everything that is the parent's."""
         signal.set_wakeup_fd(-1)
         files, guest.files = guest.files, []
@@ -383,7 +411,7 @@ class Parent:
             if connection is not None:
                 connection.close()
         cores = len(os.sched_getaffinity(0))
-        return Birth(request, files, guest.client, cores, self.set)
+        return Birth(request, files, guest.client, cores, signals, self.set)
 
     def _reap(self, ready: set[Any]) -> None:
         """Tell of kernels that have ended; drop them when their client has heard of it."""
@@ -440,8 +468,8 @@ class Parent:
 def _as_in_a_notebook() -> Iterator[None]:
     """Have libraries that look at their import whether they are in a notebook see that they are.
 
-    Lightning looks for a prompt, tqdm for the kernel's modules, pandas (which then shows 20 columns)
-    and param for IPython's builtin.
+    Lightning looks for a prompt, tqdm for the kernel's modules, pandas (which then shows 20
+    columns) and param for IPython's builtin.
     """
     sys.ps1, sys.ps2 = "In : ", "...: "
     for name in ("ipykernel.kernelapp", "ipykernel.ipkernel", "threadpoolctl"):
@@ -468,7 +496,7 @@ def _touched_cuda() -> bool:
         return True
     for file in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
-            if os.readlink(f"/proc/self/fd/{file}").startswith("/dev/nvidia"):  # noqa: PTH115
+            if os.readlink(f"/proc/self/fd/{file}").startswith(_GPUS):  # noqa: PTH115
                 return True
         except OSError:  # the one that lists them
             continue
@@ -481,10 +509,13 @@ def _memory() -> int:
     return pages * resource.getpagesize()
 
 
-def _say(connection: socket.socket, **words: Any) -> None:
-    """Send a line; who has gone hears nothing."""
-    with contextlib.suppress(OSError):
+def _say(connection: socket.socket, **words: Any) -> bool:
+    """Send a line; tell whether somebody may hear it."""
+    try:
         connection.sendall(json.dumps(words).encode() + b"\n")
+    except OSError:
+        return False
+    return True
 
 
 def _listens(connection: socket.socket) -> bool:
@@ -500,9 +531,17 @@ def _listens(connection: socket.socket) -> bool:
 def main() -> NoReturn:
     """Import, serve; the fork becomes a kernel and does not return here."""
     given = json.loads(sys.argv[1])
-    parent = Parent(Settings(**given | {"modules": tuple(given.get("modules", ()))}))
-    if parent.settings.listener is None and os.fork():
-        os._exit(0)  # who waits for this process sees that the socket is there
+    settings = Settings(**given | {"modules": tuple(given.get("modules", ()))})
+    listens, told = os.pipe()
+    if settings.listener is None and os.fork():
+        os.close(told)
+        os._exit(
+            0 if os.read(listens, 1) else 1
+        )  # who waits for this sees that the socket is there
+    parent = Parent(settings)
+    os.write(told, b".")
+    os.close(told)
+    os.close(listens)
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path.cwd()))]
     try:
         parent.warm_up()
@@ -511,11 +550,11 @@ def main() -> NoReturn:
             parent.refuse(str(unfit))
         parent.note("failed")
         parent.seconds = time.monotonic() - parent.began
+    from geowb.warm.child import become  # before the fork: files may change
+
     birth = parent.serve()
     if birth is None:
         os._exit(0)  # in peace: libraries would count what was kept from the collector as leaks
-    from geowb.warm.child import become
-
     become(birth)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,21 +20,24 @@ __all__ = ["KERNEL", "Place", "fixed", "folder", "impossible", "parent_environme
 
 KERNEL = "geowb-warm"
 
-#: Beginnings of variables that libraries read when they are loaded: in a fork it is too late.
+#: Variables that libraries read when they are loaded: in a fork it is too late.
+_NAMES = (
+    *("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "LANG"),
+    # A cluster ends what belongs to a job, or to a step of it, with it.
+    *("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"),
+)
+#: And beginnings of such names.
 _FIXED = (
-    *("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "JE_ARROW_", "HOME", "XDG_"),
+    *("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_", "JE_ARROW_", "TQDM_", "ZARR_", "FSSPEC_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_", "NUMBA_"),
     *("TORCH", "PYTORCH", "TRITON_", "HF_", "HUGGINGFACE", "TRANSFORMERS_", "TF_", "JAX_"),
-    *("MPL", "NPY_", "PROJ_", "GDAL_", "ARROW_"),
-    # A cluster ends a job's processes with it.
-    *("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"),
+    *("MPL", "MATPLOTLIB", "NPY_", "PROJ_", "GDAL_", "ARROW_"),
 )
 #: Of these, what a kernel can still change, and what has no part in what is computed.
 _FREE = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
-    *("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS", "MPLBACKEND"),
-    *("XDG_SESSION_ID", "XDG_VTNR", "XDG_SEAT", "XDG_SESSION_TYPE", "XDG_RUNTIME_DIR"),
-    "PYTHONSTARTUP",
+    *("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS"),
+    *("MPLBACKEND", "PYTHONSTARTUP"),
 )
 #: With these no library starts a thread while it is imported; a kernel sets its own numbers.
 _NO_THREADS = {
@@ -54,8 +58,16 @@ def impossible(environment: Mapping[str, str] = os.environ) -> str:
         return f"GEOWB_WARM is {environment['GEOWB_WARM']}."
     if not sys.platform.startswith("linux"):
         return "they need Linux: elsewhere a process with such libraries cannot be forked safely."
-    if not hasattr(os, "pidfd_open"):
-        return "this Python was built without pidfd_open."
+    return _without_pidfd()
+
+
+@functools.cache
+def _without_pidfd() -> str:
+    """Say that processes cannot be watched here: an old Linux, or one that forbids it."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        return f"processes cannot be watched here (pidfd_open: {error})."
     return ""
 
 
@@ -129,22 +141,26 @@ def fixed(environment: Mapping[str, str]) -> dict[str, str]:
     """
     known = {**environment, **short_waits(environment)}
     return {
-        name: known[name] for name in sorted(known) if name.startswith(_FIXED) and name not in _FREE
+        name: known[name]
+        for name in sorted(known)
+        if name in _NAMES or (name.startswith(_FIXED) and name not in _FREE)
     }
 
 
 def parent_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Environment of the warm process for kernels with this one."""
-    kept = {name: value for name, value in environment.items() if name not in _FREE}
+    left_out = (*_FREE, "CUDA_VISIBLE_DEVICES")  # imports see the GPUs that a kernel may have
+    kept = {name: value for name, value in environment.items() if name not in left_out}
     return {**kept, **fixed(environment), **_NO_THREADS}
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
     """Where the warm process for kernels with this environment lies.
 
-    Another Python environment, another checkout of geowb, or another value of a variable that
-    libraries read when they are loaded is another place.
+    Another Python environment, another checkout of geowb, another priority, another container, or
+    another value of a variable that libraries read when they are loaded is another place.
     """
     identity = [sys.executable, sys.prefix, str(Path(__file__).resolve().parent)]
+    identity += [str(os.getpriority(os.PRIO_PROCESS, 0)), str(Path("/proc/self/ns/mnt").readlink())]
     text = json.dumps([identity, fixed(environment)])
     return Place(folder(), hashlib.sha256(text.encode()).hexdigest()[:16])

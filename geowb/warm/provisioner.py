@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, TimeoutError
@@ -25,6 +26,7 @@ from geowb.warm.asking import Unavailable, WarmProcess, fork
 __all__ = ["Awaited", "WarmProvisioner"]
 
 _LAUNCHER = ["-m", "ipykernel_launcher"]
+_KNOWN = frozenset({"cwd", "env", "stdout", "stderr", "independent"})
 _SECONDS_IN_A_PAGE = 0.5  # JupyterLab forgets what is run before a kernel is there
 
 
@@ -44,13 +46,17 @@ class WarmProvisioner(LocalProvisioner):
         scrubbed = self._scrub_kwargs(options)
         awaited = Awaited(lambda: self._make(cmd, scrubbed))
         made = asyncio.wrap_future(awaited.made)
-        await asyncio.wait([made], timeout=_SECONDS_IN_A_PAGE if self._in_a_page() else None)
+        try:
+            await asyncio.wait([made], timeout=_SECONDS_IN_A_PAGE if self._in_a_page() else None)
+        except asyncio.CancelledError:
+            awaited.kill()
+            raise
         if awaited.made.done():
             self.process = awaited.made.result()
-            self._note(awaited.made)
+            self.pid = self.pgid = self.process.pid  # it leads a group
         else:
             self.process = awaited
-            awaited.made.add_done_callback(self._note)
+            awaited.made.add_done_callback(lambda _: self._note(awaited))
         self.cwd = options.get("cwd", Path.cwd())
         return self.connection_info
 
@@ -67,19 +73,14 @@ class WarmProvisioner(LocalProvisioner):
         self.fallback = ""
         return process
 
-    def _note(self, made: Future[Any]) -> None:
-        """Note the process's number, which is that of its group too."""
-        if not made.cancelled() and made.exception() is None:
-            self.pid = self.pgid = made.result().pid
+    def _note(self, awaited: Awaited) -> None:
+        """Note a process's number, unless it has been replaced meanwhile."""
+        if self.process is awaited and (number := awaited.pid):
+            self.pid = self.pgid = number
 
     def _in_a_page(self) -> bool:
         """Whether it is Jupyter's server that asks."""
         return type(self.parent).__module__.startswith("jupyter_server.")
-
-    async def send_signal(self, signum: int) -> None:
-        """Send a signal to the kernel's group; one that has ended has none."""
-        if self.process and self.process.poll() is None:
-            await super().send_signal(signum)
 
 
 class Awaited:
@@ -123,7 +124,7 @@ class Awaited:
 
     def send_signal(self, number: int) -> None:
         """Send a signal; one that ends it reaches also what is not there yet."""
-        if number != signal.SIGINT:
+        if number in (signal.SIGTERM, getattr(signal, "SIGKILL", None)):
             self._ended = number
         if self.made.done() and not self.made.exception():
             self.made.result().send_signal(number)
@@ -144,17 +145,23 @@ class Awaited:
             return
         self.made.set_result(process)
         if self._ended:
-            process.send_signal(self._ended)
+            process.kill()
+            process.wait()
 
 
 def _warm(command: list[str], options: dict[str, Any]) -> WarmProcess:
     """Ask for a kernel, with what `subprocess.Popen` would have been given."""
-    if command[1:3] != _LAUNCHER:
-        raise Unavailable(f"its command is {' '.join(command[1:])}, not {' '.join(_LAUNCHER)}.")
+    if command[:3] != [sys.executable, *_LAUNCHER]:
+        ours = " ".join([sys.executable, *_LAUNCHER])
+        raise Unavailable(f"its command is {' '.join(command[:3])}, not {ours}.")
+    if other := sorted(n for n in options.keys() - _KNOWN if options[n] is not None):
+        raise Unavailable(f"it is to be started with {', '.join(other)}.")
     directory = options.get("cwd") or str(Path.cwd())
     if not Path(directory).is_dir():
         raise Unavailable(f"{directory} is no folder.")
     environment = dict(os.environ if options.get("env") is None else options["env"])
+    if not options.get("independent"):
+        environment["JPY_PARENT_PID"] = str(os.getpid())
     outputs = [options.get("stdout"), options.get("stderr")]
     if subprocess.PIPE in outputs:
         raise Unavailable("its output is to go through a pipe.")
