@@ -539,6 +539,19 @@ def test_a_stale_socket_is_no_hindrance(folder):
     assert start(SMALL)["state"] == "ready"
 
 
+def test_what_is_left_of_old_processes_is_removed(folder):
+    for name, age in (("old", 8), ("young", 6)):
+        for suffix in ("log", "json", "socket"):
+            (folder / f"{name}.{suffix}").touch()
+        os.utime(folder / f"{name}.log", (time.time() - age * 86_400,) * 2)
+    start(SMALL)
+    assert sorted(path.name for path in folder.glob("[oy]*")) == [
+        "young.json",
+        "young.log",
+        "young.socket",
+    ]
+
+
 def test_a_socket_that_vanished_ends_its_process(small, folder):
     place().socket.unlink()
     with kernel() as made:  # starts another

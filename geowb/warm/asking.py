@@ -26,6 +26,7 @@ UNKNOWN_STATUS = 256  # no process can end with it
 
 _ATTEMPTS = 6  # at a process that is leaving, or has been killed
 _SECONDS_TO_ANSWER = 600.0  # the imports included
+_SECONDS_TO_KEEP = 7 * 86_400.0  # logs
 _SECONDS_TO_VANISH = 2.0  # after its sockets, a process
 _SECONDS_AFTER_A_CRASH = 600.0  # in which nobody tries again
 
@@ -369,6 +370,7 @@ def _launch(where: Place, environment: Mapping[str, str], settings: Mapping[str,
         if time.time() - about.get("crashed", 0.0) < _SECONDS_AFTER_A_CRASH and not settings:
             raise Unavailable(f"{about['why']} 'geowb warm start' tries anew.")
         chosen = dict(settings) or about.get("settings", {})
+        _clear(where.folder)
         command = [sys.executable, "-m", "geowb.warm.parent"]
         command += [json.dumps({"folder": str(where.folder), "key": where.key, **chosen})]
         with where.log.open("wb") as log:
@@ -384,6 +386,17 @@ def _launch(where: Place, environment: Mapping[str, str], settings: Mapping[str,
             )
         if done.returncode:
             raise Unavailable(_last_words(where) or "the warm process did not start.")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes of days ago have left; a cluster's jobs leave some each."""
+    for log in folder.glob("*.log"):
+        where = Place(folder, log.stem)
+        with contextlib.suppress(OSError):
+            old = time.time() - log.stat().st_mtime > _SECONDS_TO_KEEP
+            if old and not _answers(where):
+                for file in (where.socket, where.about, where.log, where.lock):
+                    file.unlink(missing_ok=True)
 
 
 def _crashed(where: Place) -> bool:

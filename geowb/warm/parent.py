@@ -44,7 +44,7 @@ _NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
 _GPUS = ("/dev/nvidia", "/dev/dxg", "/dev/kfd")  # files of CUDA, of it in Windows, of ROCm
 _LONGEST_REQUEST = 4_000_000  # bytes
 _SECONDS_TO_SAY = 10.0  # what is wanted, after connecting
-_SECONDS_TO_LOOK = 20.0  # whether its socket is still there
+_SECONDS_TO_LOOK = 5.0  # whether its socket is still there
 
 
 @dataclass(frozen=True)
