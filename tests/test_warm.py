@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -301,6 +302,35 @@ def test_what_imports_set_is_there_and_what_they_log_is_shown(folder, tmp_path, 
         assert made.run("import talks; talks.log.warning('seen')") == "seen"
     with kernel(env=os.environ | {"GEOWB_TEST_SET": "mine"}) as made:
         assert made.run("import os; os.environ['GEOWB_TEST_SET']") == "'mine'"
+
+
+def test_the_debugger_stops_at_a_breakpoint(small):
+    code = "def f():\n    a = 1\n    return a\nf()"
+    with kernel() as made:
+        client = made.client
+        client.wait_for_ready(timeout=60)
+
+        def debug(number, command, **arguments):
+            content = {"type": "request", "seq": number, "command": command, "arguments": arguments}
+            asked = client.session.msg("debug_request", content)
+            client.control_channel.send(asked)
+            while True:
+                reply = client.get_control_msg(timeout=30)
+                if reply["parent_header"].get("msg_id") == asked["header"]["msg_id"]:
+                    assert reply["content"]["success"], reply["content"]
+                    return reply["content"].get("body")
+
+        debug(1, "initialize", clientID="test", adapterID="", pathFormat="path")
+        debug(2, "attach")
+        path = debug(3, "dumpCell", code=code)["sourcePath"]
+        debug(4, "setBreakpoints", breakpoints=[{"line": 2}], source={"path": path})
+        debug(5, "configurationDone")
+        client.execute(code)
+        while True:
+            content = client.get_iopub_msg(timeout=30)["content"]
+            if content.get("event") == "stopped":
+                assert content["body"]["reason"] == "breakpoint"
+                return
 
 
 def test_papermill_and_nbval_use_it(small, tmp_path):
@@ -638,7 +668,7 @@ def test_who_says_nothing_or_nonsense_holds_up_nobody(small):
         (
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True)"
             ".start()",
-            "importing bad starts 1 threads, and no fork has them",
+            r"importing bad starts 1 thread\(s\), which no fork has",
         ),
         (
             "import sys, types\nsys.modules['torch'] = types.SimpleNamespace(cuda="
@@ -659,7 +689,7 @@ def test_what_cannot_be_forked_is_said_once_and_the_kernel_is_ordinary(
     assert found["memory"] < 1e8  # it holds nothing of what it had imported
     with kernel() as made:
         assert not made.warm
-        assert told in made.manager.provisioner.fallback
+        assert re.search(told, made.manager.provisioner.fallback)
         assert made.run("6 * 7") == "42"
     assert status()[0]["pid"] == found["pid"]  # nothing was tried again
 

@@ -60,10 +60,11 @@ def _sites() -> Iterator[Path]:
 
 def _stamp(place: Path) -> tuple[str, tuple[int, int]]:
     """Time and size of what says which version it is; of the rest, that it is there."""
+    metadata = place.suffix in _METADATA or place.name == "conda-meta"
+    if not metadata and place.suffix not in (".py", ".so", ".cfg"):
+        return str(place), (1, 0)
     try:
         found = place.stat()
     except OSError:
         return str(place), (0, 0)
-    telling = place.suffix in (*_METADATA, ".py", ".so", ".cfg") or place.name == "conda-meta"
-    folder = place.suffix in _METADATA or not place.suffix
-    return str(place), (found.st_mtime_ns if telling else 1, 0 if folder else found.st_size)
+    return str(place), (found.st_mtime_ns, 0 if metadata else found.st_size)

@@ -182,8 +182,8 @@ class Parent:
             ) from None
         except Exception as error:
             raise _Unfit(f"importing {name} fails: {type(error).__name__}: {error}") from error
-        if (threads := _threads()) > 1:
-            raise _Unfit(f"importing {name} starts {threads - 1} threads, and no fork has them")
+        if _threads() > 1:
+            raise _Unfit(f"importing {name} starts {_threads() - 1} thread(s), which no fork has")
 
     def _import_one(self, name: str) -> None:
         """Import a module of a package; one whose own requirement is not installed is left out."""
@@ -377,7 +377,10 @@ class Parent:
             self._dismiss(guest, error=f"the system starts no process ({error.strerror})")
             return None
         if pid == 0:
-            return self._born(guest, request, before)
+            try:
+                return self._born(guest, request, before)
+            except BaseException:  # noqa: BLE001 - never go on as a second parent
+                os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.guests.remove(guest)
         self.kernels[pid] = guest.connection
@@ -535,9 +538,8 @@ def main() -> NoReturn:
     listens, told = os.pipe()
     if settings.listener is None and os.fork():
         os.close(told)
-        os._exit(
-            0 if os.read(listens, 1) else 1
-        )  # who waits for this sees that the socket is there
+        listening = os.read(listens, 1) == b"."
+        os._exit(int(not listening))  # who waits for this knows that the socket is there
     parent = Parent(settings)
     os.write(told, b".")
     os.close(told)
