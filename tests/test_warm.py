@@ -27,9 +27,10 @@ from sweeping import CELLS, GEOWB, PARAMETERS, Sweep, until
 
 from geowb.errors import RequestError
 from geowb.warm import KERNEL, Unavailable, impossible, start, status, stop
-from geowb.warm.asking import UNKNOWN_STATUS, WarmProcess, fork
+from geowb.warm.asking import fork
 from geowb.warm.changes import difference
 from geowb.warm.places import fixed, parent_environment, place
+from geowb.warm.process import UNKNOWN_STATUS, WarmProcess
 from geowb.warm.provisioner import Awaited, WarmProvisioner
 
 pytestmark = pytest.mark.skipif(
@@ -902,6 +903,11 @@ def test_the_key_has_what_libraries_read_when_they_are_loaded():
     base = {"PATH": "/bin", "PYTHONPATH": "a", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     assert fixed(base) == {"GOMP_SPINCOUNT": "10000", "PYTHONPATH": "a"}
     assert place(base) == place(base | {"OMP_NUM_THREADS": "2", "TERM": "x", "PATH": ""})
+    import sklearn  # noqa: F401 - sets variables in whoever imports it
+
+    added = {k: v for k, v in os.environ.items() if k.startswith("KMP_")}
+    assert added
+    assert place(base) == place(base | added)
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "OMP_WAIT_POLICY", "HF_HOME", "SLURM_STEP_ID"):
         assert place(base) != place(base | {name: "other"}), name
     for_parent = parent_environment(base)

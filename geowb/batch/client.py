@@ -23,7 +23,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from geowb.batch.process import end_tree
-from geowb.warm.asking import WarmProcess
+from geowb.warm.process import WarmProcess
 
 __all__ = ["ENGINE", "LEFT_OUT", "KernelManager"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from geowb.errors import RequestError, did_you_mean
 from geowb.machine import short_waits
-from geowb.warm.asking import UNKNOWN_STATUS
+from geowb.warm.process import UNKNOWN_STATUS
 
 __all__ = ["Execution", "check_kernel", "execute", "heading_of", "preferred_kernel"]
 

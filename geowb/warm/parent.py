@@ -7,15 +7,9 @@ never touches a GPU, and does nothing but wait once its imports are done.
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import gc
-import importlib
-import importlib.util
 import json
 import os
-import pkgutil
-import resource
 import select
 import signal
 import socket
@@ -23,25 +17,16 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from geowb.warm.changes import Stamps, difference, of_environment, of_modules
+from geowb.warm.importing import MODULES, Unfit, import_all, resident, why_unsound
 from geowb.warm.places import Place
 
-__all__ = ["MODULES", "Birth", "Settings", "main"]
+__all__ = ["Birth", "Settings", "main"]
 
-#: What is imported when nobody says otherwise: geowb, and what it loads where it is used.
-MODULES = (
-    *("geowb.*", "terratorch", "holoviews.plotting.mpl", "leafmap", "ipywidgets", "rioxarray"),
-    *("distributed", "h5py", "exactextract", "localtileserver"),
-)
-#: Of `geowb.*` not: the command line, and this.
-_NOT = ("geowb.cli", "geowb.warm", "geowb.doctor")
-_GPUS = ("/dev/nvidia", "/dev/dxg", "/dev/kfd")  # files of CUDA, of it in Windows, of ROCm
 _LONGEST_REQUEST = 4_000_000  # bytes
 _SECONDS_TO_SAY = 10.0  # what is wanted, after connecting
 _SECONDS_TO_LOOK = 5.0  # whether its socket is still there
@@ -95,10 +80,6 @@ class _Guest:
         self.connection.close()
 
 
-class _Unfit(Exception):
-    """No kernel can be forked from here; the message says why."""
-
-
 class Parent:
     """Imports, then answers requests until nobody needs it."""
 
@@ -137,80 +118,18 @@ class Parent:
         return listener
 
     def warm_up(self) -> None:
-        """Import everything; raise _Unfit where kernels cannot be forked afterwards."""
+        """Import everything; raise Unfit where kernels cannot be forked afterwards."""
         self.stamps = of_environment()
         if self.settings.refuse:
-            raise _Unfit(self.settings.refuse)
-        before = dict(os.environ)
-        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = int(self.settings.memory)
-        resource.setrlimit(
-            resource.RLIMIT_DATA,
-            (most if hard == resource.RLIM_INFINITY else min(most, hard), hard),
-        )
-        try:
-            with _as_in_a_notebook():
-                for name in self.settings.modules or MODULES:
-                    self._import(name)
-        finally:
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-        self.set = {k: v for k, v in os.environ.items() if before.get(k) != v}
+            raise Unfit(self.settings.refuse)
+        self.missing, self.set = import_all(self.settings.modules or MODULES, self.settings.memory)
         self.stamps |= of_modules()
-        if trouble := self._trouble():
-            raise _Unfit(trouble)
+        if trouble := why_unsound(self.settings.memory):
+            raise Unfit(trouble)
         gc.collect()
         gc.freeze()  # what is never written to stays shared
         self.seconds = time.monotonic() - self.began
         self.note("ready")
-
-    def _import(self, name: str) -> None:
-        """Import a module, or with ``.*`` a package and all in it; note what is not installed."""
-        package = name.removesuffix(".*")
-        try:
-            if not _is_there(package):
-                self._note_missing(package)
-                return
-            found = importlib.import_module(package)
-            if package != name:
-                for entry in pkgutil.walk_packages(found.__path__, f"{package}."):
-                    if not entry.name.startswith(_NOT) and not entry.name.endswith("__main__"):
-                        self._import_one(entry.name)
-        except MemoryError:
-            raise _Unfit(
-                f"importing {name} takes more than {self.settings.memory / 1e9:.3g} GB of memory, "
-                "the limit"
-            ) from None
-        except Exception as error:
-            raise _Unfit(f"importing {name} fails: {type(error).__name__}: {error}") from error
-        if _threads() > 1:
-            raise _Unfit(f"importing {name} starts {_threads() - 1} thread(s), which no fork has")
-
-    def _import_one(self, name: str) -> None:
-        """Import a module of a package; one whose own requirement is not installed is left out."""
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if not error.name or _is_there(error.name):
-                raise
-            self._note_missing(error.name)
-
-    def _note_missing(self, name: str) -> None:
-        if name not in self.missing:
-            self.missing.append(name)
-
-    def _trouble(self) -> str:
-        """Say why a fork of this process would not be sound."""
-        if _threads() > 1:
-            return "the imports started a thread, and no fork has it"
-        if _touched_cuda():
-            return "the imports have touched CUDA, and no fork could use it"
-        memory = _memory()
-        if memory > self.settings.memory:
-            return (
-                f"the imports take {memory / 1e9:.2f} GB, more than the limit of "
-                f"{self.settings.memory / 1e9:.3g} GB"
-            )
-        return ""
 
     def refuse(self, reason: str) -> None:
         """Become a small process that only says why there are no warm kernels."""
@@ -361,7 +280,7 @@ class Parent:
         if reason := self.settings.refuse:
             self._dismiss(guest, error=reason)
             return None
-        if trouble := self._trouble():
+        if trouble := why_unsound(self.settings.memory):
             self.leaving = True
             self._close_door()
             self._dismiss(guest, error=trouble)
@@ -445,7 +364,7 @@ class Parent:
             "prefix": sys.prefix,
             "python": sys.version.split()[0],
             "seconds": round(self.seconds, 1),
-            "memory": _memory(),
+            "memory": resident(),
             "kernels": len(self.kernels),
             "served": self.served,
             "idle": 0.0 if self.kernels else round(time.monotonic() - self.last, 1),
@@ -465,51 +384,6 @@ class Parent:
         new = self.place.about.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(facts), "utf-8")
         new.replace(self.place.about)
-
-
-@contextlib.contextmanager
-def _as_in_a_notebook() -> Iterator[None]:
-    """Have libraries that look at their import whether they are in a notebook see that they are.
-
-    Lightning looks for a prompt, tqdm for the kernel's modules, pandas (which then shows 20
-    columns) and param for IPython's builtin.
-    """
-    sys.ps1, sys.ps2 = "In : ", "...: "
-    for name in ("ipykernel.kernelapp", "ipykernel.ipkernel", "threadpoolctl"):
-        importlib.import_module(name)
-    builtins.get_ipython = lambda: SimpleNamespace(kernel=None)
-    try:
-        yield
-    finally:
-        del builtins.get_ipython
-
-
-def _is_there(name: str) -> bool:
-    """Whether the package of a module is installed."""
-    return importlib.util.find_spec(name.partition(".")[0]) is not None
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
-
-
-def _touched_cuda() -> bool:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return True
-    for file in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        try:
-            if os.readlink(f"/proc/self/fd/{file}").startswith(_GPUS):  # noqa: PTH115
-                return True
-        except OSError:  # the one that lists them
-            continue
-    return False
-
-
-def _memory() -> int:
-    """Resident memory, bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def _say(connection: socket.socket, **words: Any) -> bool:
@@ -547,7 +421,7 @@ def main() -> NoReturn:
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path.cwd()))]
     try:
         parent.warm_up()
-    except _Unfit as unfit:
+    except Unfit as unfit:
         if not parent.settings.refuse:
             parent.refuse(str(unfit))
         parent.note("failed")

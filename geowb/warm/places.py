@@ -30,7 +30,7 @@ _NAMES = (
 _FIXED = (
     *("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_", "JE_ARROW_", "TQDM_", "ZARR_", "FSSPEC_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NUMEXPR_", "NUMBA_"),
-    *("TORCH", "PYTORCH", "TRITON_", "HF_", "HUGGINGFACE", "TRANSFORMERS_", "TF_", "JAX_"),
+    *("TORCH", "PYTORCH", "TRITON_", "HF_", "HUGGINGFACE", "TRANSFORMERS_"),
     *("MPL", "MATPLOTLIB", "NPY_", "PROJ_", "GDAL_", "ARROW_"),
 )
 #: Of these, what a kernel can still change, and what has no part in what is computed.
@@ -38,6 +38,7 @@ _FREE = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
     *("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS"),
     *("MPLBACKEND", "PYTHONSTARTUP"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # which scikit-learn sets in who imports it
 )
 #: With these no library starts a thread while it is imported; a kernel sets its own numbers.
 _NO_THREADS = {

@@ -21,7 +21,8 @@ from jupyter_client.launcher import launch_kernel
 from jupyter_client.provisioning import LocalProvisioner
 
 from geowb.errors import GeowbError
-from geowb.warm.asking import Unavailable, WarmProcess, fork
+from geowb.warm.asking import Unavailable, fork
+from geowb.warm.process import WarmProcess
 
 __all__ = ["Awaited", "WarmProvisioner"]
 
