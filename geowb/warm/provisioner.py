@@ -135,8 +135,8 @@ class Awaited:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
-        self.send_signal(signal.SIGKILL)
+        """Send SIGKILL, where there is one."""
+        self.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def _make(self, make: Callable[[], Any]) -> None:
         try:
