@@ -97,7 +97,8 @@ def test_a_cluster_gives_the_same_as_this_machine(study, cluster, tmp_path):
 def test_threads_that_dask_sets_are_no_limit_and_a_users_are(monkeypatch):
     import dask
 
-    from geowb.batch import cluster, machine
+    from geowb import machine
+    from geowb.batch import cluster
 
     monkeypatch.setattr(machine, "cores", lambda: 8)
     plugin = cluster._Processes("x", None, {"10.0.0.1": 2})

@@ -16,7 +16,8 @@ import psutil
 import pytest
 from sweeping import CELLS, GEOWB, PARAMETERS, Sweep, ends, until, waiting
 
-from geowb.batch import load_run, machine, repeat, run, sweep
+from geowb import machine
+from geowb.batch import load_run, repeat, run, sweep
 from geowb.batch.folder import earlier, key, label
 from geowb.batch.sweeps import _made, command_for
 from geowb.errors import RequestError

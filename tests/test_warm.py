@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -85,8 +86,12 @@ class Kernel:
         place = {"transport": "ipc", "ip": str(sockets)} if sockets else {}
         self.manager = KernelManager(kernel_name=name, **place)
         self.manager.start_kernel(**options)
-        self.client = self.manager.client()
-        self.client.start_channels()
+
+    @functools.cached_property
+    def client(self):
+        client = self.manager.client()
+        client.start_channels()
+        return client
 
     @property
     def pid(self):
@@ -109,7 +114,8 @@ class Kernel:
         return reply["ename"] if reply["status"] == "error" else "".join(texts).strip()
 
     def end(self):
-        self.client.stop_channels()
+        if "client" in vars(self):
+            self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
 
