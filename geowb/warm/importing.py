@@ -11,8 +11,9 @@ import pkgutil
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
+
+import psutil
 
 __all__ = ["MODULES", "Unfit", "import_all", "resident", "why_unsound"]
 
@@ -140,7 +141,7 @@ def _is_there(name: str) -> bool:
 
 
 def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    return psutil.Process().num_threads()
 
 
 def _touched_cuda() -> bool:
@@ -158,5 +159,4 @@ def _touched_cuda() -> bool:
 
 def resident() -> int:
     """Resident memory, bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    return psutil.Process().memory_info().rss
