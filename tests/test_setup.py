@@ -18,7 +18,7 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
     "dask": "dask-core",
 }
-PIP_ONLY = {"constriction", "pyautoattack", "terratorch"}
+PIP_ONLY = {"constriction", "playwright", "pyautoattack", "terratorch"}
 
 
 def project():
