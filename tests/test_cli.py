@@ -328,22 +328,3 @@ def test_help_lists_the_commands_in_order():
 
 def test_version():
     assert call("--version").stdout == f"geowb {geowb.__version__}\n"
-
-
-def test_lab_starts_jupyterlab_for_this_machine_only(monkeypatch):
-    started = {}
-
-    def run(command, *, env, check):
-        started.update(
-            command=command, pages=Path(env["JUPYTER_CONFIG_PATH"].split(os.pathsep)[-1])
-        )
-        started["page"] = (started["pages"] / "labconfig" / "page_config.json").read_text()
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert call("lab", "--no-browser", "--port", "9999").exit_code == 0
-    words = started["command"]
-    assert {"--ip=127.0.0.1", "--port=9999", "--no-browser"} <= set(words)
-    assert not [word for word in words if "token" in word or "password" in word]
-    assert "announcements" in started["page"]
-    assert not started["pages"].exists()

@@ -330,10 +330,12 @@ def _tidy(path: Path, study: Study, *, done: bool) -> dict[str, Any]:
     import nbformat
 
     from geowb.batch.client import LEFT_OUT
+    from geowb.batch.outputs import VIEW, without_views
 
     if not path.is_file():
         return {"timings": {}, "warnings": []}
     notebook, heading, timings = nbformat.read(path, as_version=4), "", {}
+    without_views(notebook)  # the picture beside each stays
     notebook.metadata.pop("widgets", None)
     notebook.metadata.papermill |= {"input_path": study.path.name, "output_path": path.name}
     for cell in notebook.cells:
@@ -342,7 +344,7 @@ def _tidy(path: Path, study: Study, *, done: bool) -> dict[str, Any]:
         if cell.cell_type == "code":
             timings[heading] = round(timings.get(heading, 0) + seconds, 3)
             for output in cell.outputs:
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+                output.get("data", {}).pop(VIEW, None)
     nbformat.write(notebook, path)
     size, warnings = path.stat().st_size, []
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
