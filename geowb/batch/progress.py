@@ -106,6 +106,9 @@ class SweepProgress:
             self._whole = self._bar.add_task(self._state(), total=self._runs, completed=before)
             self._bar.start()
 
+    def going_on(self) -> None:
+        """Be asked twice a second whether to go on: what it raises ends the sweep."""
+
     def note(self, text: str) -> None:
         """Say something, above the bars if there are any."""
         self._console.print(text, markup=False, soft_wrap=True)

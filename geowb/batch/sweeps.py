@@ -9,8 +9,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def sweep(
     force: bool = False,
     kernel: str | None = None,
     timeout: float | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[str, int], SweepProgress] = True,
 ) -> list[Run]:
     """Run a study for each setting of a grid; the same call again does what is missing or failed.
 
@@ -78,6 +79,9 @@ def sweep(
         ``python3`` elsewhere.
     timeout
         Seconds that each run may take.
+    progress
+        Whether standard error shows how it goes; or what makes something else of the study's name
+        and the number of runs. What its methods raise ends the sweep like Ctrl-C.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def sweep(
     at_a_time = _workers(workers, scheduler, going)
     if kernel and not scheduler:
         check_kernel(kernel)
-    with SweepProgress(asked.study.name, len(asked.values), shown=progress) as shown:
+    how = progress if callable(progress) else partial(SweepProgress, shown=progress)
+    with how(asked.study.name, len(asked.values)) as shown:
         going.take_what_is_done(shown)
         if going.waiting:
             if not kernel and not scheduler and (why := preferred_kernel()[1]):
@@ -188,6 +193,7 @@ class _Sweep:
         with contextlib.ExitStack() as claims:
             while self.waiting or self._running or self._elsewhere:
                 self._hand_over(engine, claims)
+                shown.going_on()
                 try:
                     number, event = events.get(timeout=0.5)
                 except queue.Empty:

@@ -11,7 +11,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -21,8 +21,13 @@ from geowb.errors import ChecksumError, DownloadError, RequestError
 from geowb.locks import held
 
 __all__ = [
-    "agrees", "archive", "download", "hub", "member_problem", "no_network", "record", "unpack",
+    "Shown", "agrees", "archive", "download", "hub", "member_problem", "no_network", "record",
+    "unpack",
 ]  # fmt: skip
+
+#: Whether a line on standard error tells how far a download is; or a function that is told the
+#: share that is here (below 0 where nobody knows) and a sentence, and ends it by raising.
+Shown = bool | Callable[[float, str], None]
 
 _ATTEMPTS = 4
 #: What a damaged or encrypted archive raises.
@@ -38,7 +43,7 @@ def no_network(host: str, twin: str | None) -> DownloadError:
 
 
 def archive(
-    file: ArchiveFile, target: Path, *, twin: str | None = None, progress: bool = True
+    file: ArchiveFile, target: Path, *, twin: str | None = None, progress: Shown = True
 ) -> None:
     """Download one file below `target`; marked ``unpack``, it becomes a folder."""
     place = _below(target, file.path)
@@ -166,7 +171,7 @@ def download(
     cache: Path,
     *,
     twin: str | None = None,
-    progress: bool = True,
+    progress: Shown = True,
 ) -> None:
     """Download one file to `place`, and verify it before it gets its name.
 
@@ -194,7 +199,7 @@ def download(
 
 
 def _verified(
-    url: str, place: Path, digest: str, cache: Path, *, twin: str | None, progress: bool
+    url: str, place: Path, digest: str, cache: Path, *, twin: str | None, progress: Shown
 ) -> str:
     """Bring ``place.partial`` here, and say its digest, which is the right one."""
     import pooch
@@ -241,7 +246,7 @@ def _state(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _transfer(url: str, partial: Path, *, progress: bool) -> None:
+def _transfer(url: str, partial: Path, *, progress: Shown) -> None:
     """Bring `partial` to its full length, from where it stands if the server agrees."""
     import requests
     from rich.console import Console
@@ -272,7 +277,7 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
         with (
             partial.open("ab" if start else "wb") as sink,
             Progress(
-                *columns, console=Console(stderr=True), disable=not progress, transient=True
+                *columns, console=Console(stderr=True), disable=progress is not True, transient=True
             ) as bar,
         ):
             name = partial.name.removesuffix(".partial").removesuffix(".archive")
@@ -280,6 +285,9 @@ def _transfer(url: str, partial: Path, *, progress: bool) -> None:
             for block in reply.iter_content(1 << 16):
                 sink.write(block)
                 bar.update(task, advance=len(block))
+                if callable(progress):
+                    have = sink.tell()
+                    progress(have / total if total else -1.0, f"{name}: {have / 1e6:,.1f} MB")
 
 
 # --- archives -----------------------------------------------------------------------------------

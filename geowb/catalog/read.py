@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from geowb.catalog.source import Source
 
 __all__ = [
-    "adapt", "as_label", "band_names", "crs_of", "flags", "is_classes", "kept", "opened", "raster",
+    "FILES", "adapt", "as_label", "band_names", "crs_of", "flags", "is_classes", "kept", "opened",
+    "raster",
 ]  # fmt: skip
+
+#: Key of the encoding of ``reflectance`` that says which files and channels it was read from, so
+#: that pictures can be taken from their overviews.
+FILES = "geowb_files"
 
 
 def adapt(scene: xr.Dataset, adapter: DataAdapter) -> xr.Dataset:
@@ -199,6 +204,8 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
         if name in options.layers:
             values = as_label(values, options.layers[name])
         scene[name] = values
+    if "reflectance" in scene:
+        scene["reflectance"].encoding[FILES] = _stored(source, options, files, images, scene)
     for name, label in options.labels.items():
         place = _paths(source, label.uri)[0]
         values = opened(place)
@@ -209,6 +216,30 @@ def raster(source: Source, options: RasterOptions, uri: str) -> xr.Dataset:
     if crs := crs_of(source, first, files[0]):
         scene = scene.rio.write_crs(crs).rio.write_transform(first.rio.transform())
     return scene
+
+
+def _stored(
+    source: Source,
+    options: RasterOptions,
+    files: list[str],
+    images: list[xr.DataArray],
+    scene: xr.Dataset,
+) -> dict[str, Any]:
+    """Which file and which of its channels, from 1, hold each date and band."""
+    paths, channels = [], []
+    for path, image in zip(files, images, strict=True):
+        names = band_names(path, image, options)
+        for start in range(0, options.frames * len(names), len(names)):
+            paths.append(path)
+            channels.append(tuple(start + i + 1 for i in kept(names)))
+    nodata = source.entry.metadata.nodata
+    return {
+        "paths": tuple(paths),
+        "channels": tuple(channels),
+        "bands": tuple(str(band) for band in scene["band"].values),
+        "times": tuple(str(time) for time in scene["time"].values),
+        "nodata": () if nodata is None else (nodata,),
+    }
 
 
 def crs_of(source: Source, image: xr.DataArray, path: str) -> Any:

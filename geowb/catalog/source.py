@@ -16,6 +16,8 @@ from geowb.errors import DataError, RequestError, did_you_mean
 if TYPE_CHECKING:
     import xarray as xr
 
+    from geowb.catalog.fetch import Shown
+
 __all__ = ["Catalog", "Source", "fingerprint", "open_catalog"]
 
 _HASHED = 64 * 2**20  # bytes; larger files go into run.json by size and time
@@ -268,8 +270,14 @@ class Source:
             how = f"The entry names no download. {own} GEOWB_DATA to the folder that has them."
         return how + (f" The embedded twin is '{self.entry.twin}'." if self.entry.twin else "")
 
-    def get(self, *, progress: bool = True) -> Path:
+    def get(self, *, progress: Shown = True) -> Path:
         """Download what is not here yet, and say where it lies.
+
+        Parameters
+        ----------
+        progress
+            Whether a line on standard error tells how far it is; or a function of the share that
+            is here and a sentence, which ends the download by raising.
 
         Raises
         ------

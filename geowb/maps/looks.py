@@ -16,7 +16,7 @@ from geowb.plots.axes import COLOURS
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Look", "Picture", "drawn", "file_of", "span"]
+__all__ = ["Look", "Picture", "class_colours", "drawn", "file_of", "span"]
 
 #: Whole numbers without a unit and without names are classes up to so many different ones.
 _MOST = 32
@@ -92,7 +92,7 @@ def drawn(
         occurring = [int(value) for value in np.unique(values[given])]
         known = dict(sorted(names.items()))  # first, so that others do not change their colours
         known |= {value: str(value) for value in occurring if value not in known}
-        look = Look(classes=known, colours=_colours(known, own, colours))
+        look = Look(classes=known, colours=class_colours(known, own, colours))
     return Picture(found, *_north_up(found, values, given), look)
 
 
@@ -216,10 +216,10 @@ def _table(file: str) -> dict[int, str]:
     return {value: to_hex(np.array(rgba[:3]) / 255) for value, rgba in table.items()}
 
 
-def _colours(
+def class_colours(
     classes: Mapping[int, str],
-    own: Mapping[int, str],
-    asked: Mapping[int, str] | Sequence[str] | None,
+    own: Mapping[int, str] | None = None,
+    asked: Mapping[int, str] | Sequence[str] | None = None,
 ) -> dict[int, str]:
     """Find a colour for each class: the one asked for, the file's own, else one from a list."""
     from matplotlib.colors import is_color_like, to_hex
@@ -233,7 +233,7 @@ def _colours(
                 f"The colour of class {value} is '{colour}': give a name or #rrggbb, as matplotlib "
                 "knows them."
             )
-    chosen = dict(own) | {value: to_hex(colour) for value, colour in asked.items()}
+    chosen = dict(own or {}) | {value: to_hex(colour) for value, colour in asked.items()}
     named = any(name != str(value) for value, name in classes.items())
     if not named and all(0 <= value < 256 for value in classes):
         # By value, so that a class has one colour in all maps of its kind.

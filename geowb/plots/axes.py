@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from IPython.display import Image
 
-__all__ = ["COLOURS", "frame", "holoviews", "layout", "north_up", "on_grid", "show"]
+__all__ = ["COLOURS", "frame", "holoviews", "layout", "north_up", "on_grid", "png", "show"]
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -21,10 +21,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _PLACING = threading.RLock()  # one thread at a time says how figures are drawn
 
 
-def holoviews() -> Any:
-    """Import HoloViews with its matplotlib backend, without a trace in the page."""
+def holoviews(*, live: bool = False) -> Any:
+    """Import HoloViews with its matplotlib backend, without a trace in the page.
+
+    >>> hv = holoviews(live=True)  # and with Bokeh's, for geowb.widgets.LivePlot
+
+    ``hv.extension`` would write to the page, for Bokeh an address from which the page loads it.
+    """
     import holoviews as hv
-    import holoviews.plotting.mpl  # registers the backend; hv.extension would write to the page
+    import holoviews.plotting.mpl
+
+    if live:
+        import holoviews.plotting.bokeh
 
     if hv.Store.current_backend != "matplotlib":  # setting it builds all its options anew
         hv.Store.set_current_backend("matplotlib")
@@ -105,10 +113,26 @@ def show(
     inches
         Height and width of one panel; or width and height of the whole.
     """
+    from IPython.display import Image
+
+    Path(file).write_bytes(png(element, inches=inches, dpi=dpi))
+    return Image(filename=str(file))
+
+
+def png(element: Any, *, inches: float | tuple[float, float] = 3.0, dpi: int = 90) -> bytes:
+    r"""Draw an element as the bytes of a PNG of 256 colours.
+
+    >>> png(rgb(scene))[:4]  # doctest: +SKIP
+    b'\x89PNG'
+
+    Parameters
+    ----------
+    inches
+        Height and width of one panel; or width and height of the whole.
+    """
     import io
 
     import PIL.Image
-    from IPython.display import Image
 
     hv = holoviews()
     with _placed_only():
@@ -116,8 +140,9 @@ def show(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     picture = PIL.Image.open(buffer).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
-    picture.save(file, optimize=True)
-    return Image(filename=str(file))
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

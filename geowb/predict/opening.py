@@ -16,7 +16,7 @@ from geowb.predict.source import Plane, Scene, bounded_cache
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open_scene"]
+__all__ = ["band_labels", "open_scene"]
 
 
 def open_scene(
@@ -303,7 +303,7 @@ def _chosen_bands(
     name: str, date: list[Plane], wanted: Sequence[str], bands: Sequence[str | int]
 ) -> list[Plane]:
     """Choose the model's bands of one date, in its order."""
-    names = [label for plane in date for label in _labels(plane.array)]
+    names = [label for plane in date for label in band_labels(plane.array)]
     places = [(plane, number) for plane in date for number in plane.bands]
     if bands:
         picked = [_band(name, names, one) for one in bands]
@@ -333,7 +333,7 @@ def _chosen_bands(
     return chosen
 
 
-def _labels(array: xr.DataArray) -> list[str]:
+def band_labels(array: xr.DataArray) -> list[str]:
     """Say what the bands of an array are called, in the words of HLS where they can be told."""
     count = array.sizes["band"]
     told = array.attrs.get("long_name", ())
