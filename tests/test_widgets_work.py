@@ -84,6 +84,15 @@ def hasty():
     sys.setswitchinterval(before)
 
 
+@pytest.fixture
+def hasty():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 # --- one thing at a time -------------------------------------------------------------------------
 
 
