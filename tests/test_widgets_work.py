@@ -1,4 +1,4 @@
-"""What all widgets share: work beside the kernel's own, states, errors in sight, stored pictures."""
+"""What all widgets share: work beside the kernel's own, states, errors, stored pictures."""
 
 from __future__ import annotations
 
@@ -64,24 +64,6 @@ def gate():
 @pytest.fixture
 def failed():
     return []
-
-
-@pytest.fixture
-def hasty():
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.fixture
-def hasty():
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -238,7 +220,7 @@ def test_many_threads_may_ask_at_once(failed):
 
     def ask(number):
         for i in range(50):
-            latest.ask(lambda turn: done.append((number, i)))
+            latest.ask(lambda turn, i=i: done.append((number, i)))
 
     asking = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
     for one in asking:
