@@ -378,6 +378,15 @@ def test_a_stop_when_nothing_goes_on_changes_nothing():
     assert (panel.state, panel.message) == ("result", "number 3")
 
 
+def test_work_that_says_nothing_at_its_end_is_over_all_the_same():
+    panel = Mine()
+    panel.number = 3
+    panel.work(lambda turn: None, "Looking ...")
+    assert panel.wait(5)
+    assert panel.state != "loading"
+    assert (head(panel).fraction, head(panel).stoppable) == (None, False)
+
+
 def test_short_work_does_not_flicker():
     panel, states = Mine(), []
     panel.number = 1
