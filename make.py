@@ -32,6 +32,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 LOCK = ROOT / "requirements.lock"
 WHEELHOUSE = ROOT / "wheelhouse"
+BROWSER = "tests/browser"
 #: What builds packages that come as source, geowb itself included.
 BUILDERS = (
     *("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers"),
@@ -85,16 +86,20 @@ def run() -> int:
 
 
 def test() -> int:
-    """Check the style; run the tests and the notebooks."""
+    """Check the style; run the tests and the notebooks, then what needs a browser."""
     install()
     lint()
     call(
         [
-            *(PYTHON, "-m", "pytest", "tests", "notebooks", "-q", "--durations=10"),
-            *("-n", "2", "--dist", "loadscope", "--nbval-lax", "--nbval-current-env"),
-            *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--nbval-cell-timeout", "600"),
+            *(PYTHON, "-m", "pytest", "tests", "notebooks", "--ignore", BROWSER),
+            *("-q", "--durations=10", "-n", "2", "--dist", "loadscope"),
+            *("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "600"),
+            *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg"),
         ]
     )
+    # One after the other: what these tests wait for is also how long it takes.
+    call([PYTHON, ROOT / BROWSER / "harness.py"])
+    call([PYTHON, "-m", "pytest", BROWSER, "-q", "--durations=10", "-n", "0"])
     return 0
 
 
