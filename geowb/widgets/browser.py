@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ipywidgets
@@ -12,6 +13,7 @@ from geowb.catalog import Catalog, Source, open_catalog
 from geowb.errors import did_you_mean
 from geowb.widgets import drawing
 from geowb.widgets.frames import open_frames
+from geowb.widgets.painting import NOTHING, Painter, Wanted
 from geowb.widgets.panel import Panel, Thing, escaped, guarded, note
 from geowb.widgets.parts import Picture, Table
 from geowb.widgets.work import Turn
@@ -30,11 +32,12 @@ _COLUMNS = [
     {"key": "name", "label": "name", "kind": "short"},
     {"key": "category", "label": "category", "kind": "short"},
     {"key": "status", "label": "where it is", "kind": "short"},
-    {"key": "size", "label": "size", "kind": "short"},
+    {"key": "size", "label": "size", "kind": "text"},
     {"key": "licence", "label": "licence", "kind": "text"},
-    {"key": "description", "label": "what it is"},
+    {"key": "description", "label": "what it is", "kind": "wide"},
 ]
-_LARGEST = 192  # pixels of a preview
+#: Layout of the control of a placeholder.
+_PLACEHOLDER = {"style": {"description_width": "90px"}, "layout": {"width": "340px"}}
 
 
 class CatalogBrowser(Panel):
@@ -79,12 +82,12 @@ class CatalogBrowser(Panel):
         self.catalog = catalog if isinstance(catalog, Catalog) else open_catalog(catalog)
         self._rows: list[dict[str, str]] = []
         self._preview_of: tuple[Any, ...] = ()
+        self._fetching = False
         self._image: np.ndarray | None = None
         super().__init__("Catalog", (self._make(),))
         self._connect()
         self._read()
-        for name, value in traits.items():
-            setattr(self, name, value)
+        self.take(traits)
 
     # --- parts ---
 
@@ -105,7 +108,9 @@ class CatalogBrowser(Panel):
         )
         self._about = note()
         self._choices = ipywidgets.VBox()
-        self._seed = ipywidgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed", **style)
+        self._seed = ipywidgets.BoundedIntText(
+            0, min=0, max=2**31 - 1, description="seed", **_PLACEHOLDER
+        )
         self._picture = Picture(hint="")
         self._open_button = ipywidgets.Button(
             description="Open as scene", button_style="primary", layout={"width": "130px"}
@@ -117,7 +122,9 @@ class CatalogBrowser(Panel):
             [self._about, self._choices, self._buttons],
             layout={"flex": "1 1 480px", "min_width": "300px"},
         )
-        self._shown = ipywidgets.VBox([self._picture], layout={"flex": "0 0 270px"})
+        self._shown = ipywidgets.VBox(
+            [self._picture], layout={"flex": "0 0 270px", "padding": "8px 0 0 0"}
+        )
         self._below = ipywidgets.HBox([left, self._shown])
         for row in (filters, self._below):
             row.add_class("geowb-gap")
@@ -184,6 +191,20 @@ class CatalogBrowser(Panel):
             raise t.TraitError(f"selected is '{name}'. {did_you_mean(name, self.catalog)}")
         return name
 
+    @t.validate("choices")
+    def _good_choices(self, proposal: dict[str, Any]) -> dict[str, str]:
+        given = {name: str(value) for name, value in proposal["value"].items()}
+        source = self.source
+        if source is None and given:
+            raise t.TraitError(f"choices is {given}, but nothing is `selected`: choose an entry.")
+        listed = source.entry.placeholders if source is not None else {}
+        free = [name for name, values in listed.items() if values == "any"]
+        told = {name: [value] for name, value in given.items() if value or name not in free}
+        told |= {name: ["-"] for name in free if name not in told}  # not given yet
+        if source is not None and (problems := source.selection_problems(told)):
+            raise t.TraitError(problems[0])
+        return given
+
     @property
     def source(self) -> Source | None:
         """The chosen entry."""
@@ -204,11 +225,12 @@ class CatalogBrowser(Panel):
         """Put a control for each placeholder of an entry."""
         controls: list[Any] = []
         for name, values in source.entry.placeholders.items():
-            style = {"style": {"description_width": "90px"}, "layout": {"width": "340px"}}
             if values == "any":
-                control = ipywidgets.Text(description=name, continuous_update=False, **style)
+                control = ipywidgets.Text(description=name, continuous_update=False, **_PLACEHOLDER)
             else:
-                control = ipywidgets.Dropdown(options=list(values), description=name, **style)
+                control = ipywidgets.Dropdown(
+                    options=list(values), description=name, **_PLACEHOLDER
+                )
             control.observe(lambda change, name=name: self._choose(name, change["new"]), "value")
             controls.append(control)
         if source.entry.driver.name == "world":
@@ -235,62 +257,63 @@ class CatalogBrowser(Panel):
         source = self.source
         self._below.layout.display = "" if source else "none"
         if source is None:
+            self._filter()
             return
-        status = source.status()
+        status, unasked = self._status(source)
         self._about.value = _about(source, status, self._code())
         scene = source.entry.driver.name != "archive" or source.reader({})[0] is not None
-        here = status in ("embedded", "here")
-        self._open_button.disabled = not scene or status == "missing" or self._unasked(source)
-        self._open_button.tooltip = "Open it, as `browser.scene`" if scene else source.not_a_scene
-        streamed = source.streamed
-        self._get_button.layout.display = "" if status == "remote" and not streamed else "none"
+        closed = not scene or status == "missing" or bool(unasked) or self._fetching
+        self._open_button.disabled = closed
+        self._open_button.tooltip = "Open it, as `scene`" if scene else source.not_a_scene
+        remote = status == "remote" and not source.streamed
+        self._get_button.layout.display = "" if remote else "none"
+        self._get_button.disabled = self._fetching
         self._get_button.tooltip = f"Download it ({source.entry.metadata.size or 'size not known'})"
-        wanted = (source.name, tuple(self.choices.items()), self.seed)
-        if not (here and scene):
-            self._picture.png, self._image, self._preview_of = b"", None, ()
-            self._shown.layout.display = "none"
-            self._filter()
-        elif wanted != self._preview_of:
-            self.work(self._preview, f"Drawing a preview of {source.name} ...")
-
-    def _unasked(self, source: Source) -> bool:
-        """Whether a placeholder without listed values has none yet."""
-        free = [n for n, values in source.entry.placeholders.items() if values == "any"]
-        return any(not self.choices.get(name) for name in free)
-
-    def _preview(self, turn: Turn) -> None:
-        source, choices, seed = self.source, dict(self.choices), self.seed
-        if source is None:
+        wanted = (source, tuple(self.choices.items()), self.seed)
+        if self._fetching or wanted == self._preview_of:
             return
+        self._preview_of, self._image, self._picture.png = (), None, b""
+        if status in ("embedded", "here") and scene and not unasked:
+            told = f"Drawing a preview of {source.name} ..."
+            self.work(partial(self._preview, source, dict(self.choices), self.seed), told)
+        else:
+            self._work.stop()
+            self._shown.layout.display = "none"
+            if unasked:
+                self.say(f"{source.name}: type a value for {unasked[0]}.")
+            else:
+                self._filter()
+
+    def _status(self, source: Source) -> tuple[str, list[str]]:
+        """Where an entry's data is, and which placeholders without listed values have none yet."""
+        free = [n for n, values in source.entry.placeholders.items() if values == "any"]
+        unasked = [name for name in free if not self.choices.get(name)]
+        status = source.status()
+        if free and not unasked and status == "missing":
+            status = "missing" if source.absence(source.fields(self.choices)) else "here"
+        return status, unasked
+
+    def _preview(self, source: Source, choices: dict[str, str], seed: int, turn: Turn) -> None:
         frames = open_frames(source.open(seed=seed, **choices))
         turn.check()
-        look = next(iter(drawing.composites(frames.bands).values()), None)
-        view = frames.start
-        if look:
-            values = frames.read(0, look.bands, view, turn, _LARGEST)
-            hidden = frames.hidden(0, view, turn, _LARGEST)
-            clear = None if hidden is None else hidden == 0
-            limits = drawing.joined(drawing.spans(values, clear, (2, 98)), look)
-            image = drawing.stretch(values, limits)
-            told = f"{look.name}, {frames.dates[0]}"
-        else:
-            name = [*frames.layers, "fmask"][0]
-            plane = frames.layer(name, 0, view, turn, _LARGEST)
-            how = drawing.overlay_of(plane, frames.scene[name].attrs)
-            white = np.full((*plane.shape, 3), 255, np.uint8)
-            image, told = drawing.overlaid(white, plane, how, 1.0), name
+        painter = Painter(frames)
+        look = next(iter(painter.looks), "")
+        overlay = "" if look else next(iter(frames.layers), "")
+        told = (look, "each date", not look and not overlay, overlay or NOTHING, 1.0, frames.start)
+        painted = painter.paint(Wanted(0, *told), turn)
         turn.check()
-        rows, columns = view.shape
+        rows, columns = frames.start.shape
+        unit = "sample" if frames.axis == "sample" else "date"
         self._shown.layout.display = ""
         self._picture.show(
-            drawing.encode(image),
+            drawing.encode(painted.image),
             shown_width=max(48, round(256 * min(1, columns / rows))),
-            pixels=[columns, rows],
-            caption=f"Preview: {told}. {rows} × {columns} pixels, {frames.count} "
-            f"{'sample' if frames.axis == 'sample' else 'date'}{'s' * (frames.count != 1)}.",
+            caption=f"Preview: {look or overlay or 'clouds'}, {frames.dates[0]}. "
+            f"{rows} × {columns} pixels, {frames.count} {unit}{'s' * (frames.count != 1)}.",
             alt=f"Preview of {source.name}",
         )
-        self._image, self._preview_of = image, (source.name, tuple(choices.items()), seed)
+        self._image = painted.image
+        self._preview_of = (source, tuple(choices.items()), seed)
         self.say(f"{source.name}: press Open as scene, or use the line of code.")
 
     def _code(self) -> str:
@@ -305,33 +328,46 @@ class CatalogBrowser(Panel):
     @guarded
     def open_scene(self) -> None:
         """Open the chosen entry beside the kernel's work: `scene` is what comes of it."""
-        if self.source is None:
-            self.say("Choose a data set first.", "result")
-        else:
-            self.work(self._open, f"Opening {self.selected} ...")
-
-    def _open(self, turn: Turn) -> None:
         source = self.source
-        if source is not None:
-            scene = source.open(seed=self.seed, **self.choices)
-            turn.check()
-            self.scene = scene
-            sizes = ", ".join(f"{name} {size}" for name, size in scene.sizes.items())
-            self.say(f"{source.name} is open ({sizes}): it is `scene` of this browser.")
+        if source is None:
+            self.say("Choose a data set first.")
+        else:
+            job = partial(self._open, source, dict(self.choices), self.seed)
+            self.work(job, f"Opening {source.name} ...")
+
+    def _open(self, source: Source, choices: dict[str, str], seed: int, turn: Turn) -> None:
+        scene = source.open(seed=seed, **choices)
+        turn.check()
+        self.scene = scene
+        sizes = ", ".join(f"{name} {size}" for name, size in scene.sizes.items())
+        self.say(f"{source.name} is open ({sizes}): it is `scene` of this browser.")
 
     @guarded
     def fetch(self) -> None:
         """Download the chosen entry, with a bar; stopped, it goes on from there the next time."""
-        if self.source is not None:
-            self.work(self._fetch, f"Fetching {self.selected} ...")
-
-    def _fetch(self, turn: Turn) -> None:
         source = self.source
-        if source is not None:
+        if source is None:
+            self.say("Choose a data set first.")
+            return
+        self._fetching = True
+        self._show()
+        self.work(partial(self._fetch, source), f"Fetching {source.name} ...")
+
+    def _fetch(self, source: Source, turn: Turn) -> None:
+        try:
             place = source.get(progress=turn.at)
-            self._read()
-            self._show()
-            self.say(f"{source.name} lies in {place}.")
+        finally:
+            self._fetching = False
+        self._read()
+        self.say(f"{source.name} lies in {place}.")
+        self._show()
+
+    def stop(self) -> None:
+        """Stop what goes on; a download goes on from there the next time."""
+        fetching, self._fetching = self._fetching, False
+        super().stop()
+        if fetching:
+            self.say("The download was stopped; Fetch goes on from there.")
 
     def picture(self) -> bytes | None:
         """PNG of the list, or of the chosen entry with its preview."""

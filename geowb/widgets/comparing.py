@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def _settings(runs: Sequence[Record]) -> list[tuple[str, list[str]]]:
         values = [as_text(one.parameters.get(name, "-")) for one in runs]
         if len(set(values)) > 1:
             told.append((escaped(name), values))
-    told.append(("time (s)", [f"{one.seconds:.0f}" for one in runs]))
+    told.append(("time (s)", [_number(one.seconds, ".0f") for one in runs]))
     return told
 
 
@@ -60,11 +61,15 @@ def _metric(name: str, runs: Sequence[Record]) -> str:
     values = [one.metrics.get(name) for one in runs]
     unit = next((one.units[name] for one in runs if one.units.get(name, "1") != "1"), "")
     label = f"{escaped(name)} <span class='geowb-muted'>{escaped(unit)}</span>"
-    texts = ["-" if value is None else f"{value:.4g}" for value in values]
+    texts = [_number(value) for value in values]
     if len(runs) == 2:
         first, second = values
-        texts.append("-" if None in (first, second) else f"{second - first:+.3g}")
+        texts.append("-" if "-" in texts else f"{second - first:+.3g}")
     return f"<tr><th>{label}</th>{_cells(texts)}</tr>"
+
+
+def _number(value: float | None, how: str = ".4g") -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:{how}}"
 
 
 def _figures(runs: Sequence[Record]) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from geowb.maps.looks import class_colours, span
-from geowb.plots.axes import COLOURS
 
 __all__ = [
-    "CLOUDS", "Look", "Overlay", "composites", "encode", "index", "joined", "overlaid",
+    "CLOUDS", "Look", "Overlay", "composites", "encode", "extended", "index", "joined", "overlaid",
     "overlay_of", "shade", "spans", "stretch", "veil",
 ]  # fmt: skip
 
@@ -142,7 +141,7 @@ def veil(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return image
 
 
-def overlay_of(plane: np.ndarray, attrs: Mapping[str, Any], occurring: bool = False) -> Overlay:
+def overlay_of(plane: np.ndarray, attrs: Mapping[str, Any]) -> Overlay:
     """Find out how a label is drawn: classes with a colour each, or a quantity.
 
     >>> overlay_of(np.array([[0, 1]], np.int16), {}).classes
@@ -157,12 +156,20 @@ def overlay_of(plane: np.ndarray, attrs: Mapping[str, Any], occurring: bool = Fa
         numbers = [int(v) for v in np.ravel(attrs.get("flag_values", range(len(meanings))))]
         names = dict(zip(numbers, meanings, strict=False))
         names |= {int(value): str(value) for value in values if int(value) not in names}
-        colours = class_colours(names)
-        if occurring:
-            names = {value: name for value, name in names.items() if value in values}
-        return Overlay(classes=names, colours=colours)
+        return Overlay(classes=names, colours=class_colours(names))
     known = plane[np.isfinite(plane)].astype(float) if plane.size else np.array([])
     return Overlay(limits=span(known), units=units)
+
+
+def extended(how: Overlay, plane: np.ndarray) -> Overlay:
+    """Add the classes that occur in another picture of the same label; colours stay."""
+    if how.classes is None:
+        return how
+    new = [int(v) for v in np.unique(plane[plane >= 0]) if int(v) not in how.classes]
+    if not new:
+        return how
+    names = dict(how.classes) | {value: str(value) for value in new}
+    return Overlay(classes=names, colours=class_colours(names) | dict(how.colours))
 
 
 def overlaid(image: np.ndarray, plane: np.ndarray, how: Overlay, opacity: float) -> np.ndarray:
@@ -219,5 +226,3 @@ def _bytes(colour: str) -> tuple[int, ...]:
 
 #: Limits of the indices, and their legend.
 INDEX = Overlay(limits=_LIMITS)
-#: Colours of the bands in a chart.
-LINES = COLOURS

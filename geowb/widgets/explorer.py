@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
-import numpy as np
 import traitlets as t
 
 from geowb.errors import RequestError, did_you_mean
 from geowb.widgets import drawing
 from geowb.widgets.frames import MOST, Frames, View, open_frames
-from geowb.widgets.panel import Panel, Thing, escaped, guarded, note
+from geowb.widgets.painting import NOTHING, STRETCHES, Painted, Painter, Wanted
+from geowb.widgets.panel import Panel, Thing, escaped, guarded, note, whole
 from geowb.widgets.parts import Picture, Plot
 from geowb.widgets.series import as_curves, draw_series, table_of
 from geowb.widgets.work import Turn
@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SceneExplorer"]
 
-_NOTHING = "none"
-_STRETCHES = {
-    "each date": "each date by itself, 2nd to 98th percentile of what is clear",
-    "all dates": "all dates alike, so that they can be compared",
-    "full range": "from the smallest to the largest value of this picture",
-}
 _KEYS = (
     "In the picture: arrow keys move a cross (Shift: ten pixels), Enter takes the pixel or a "
     "corner of the box, + and - zoom, 0 shows the whole scene, Escape clears."
 )
+_NO_SCENE = "No scene yet: set `scene`, for example to catalog['world'].open()."
+#: Controls that show what is set, by the trait's name.
+_CONTROLS = ("date", "show", "stretch", "clouds", "overlay", "opacity")
 
 
 class SceneExplorer(Panel):
@@ -40,14 +37,14 @@ class SceneExplorer(Panel):
 
     >>> explorer = SceneExplorer(catalog["world"].open(region="cerrado"))  # doctest: +SKIP
     >>> explorer.date = 2; explorer.show = "NDVI (vegetation)"  # doctest: +SKIP
-    >>> explorer.pixel = (120, 300); explorer.series  # a pandas table  # doctest: +SKIP
+    >>> explorer.pixel = (120, 300); explorer.wait(); explorer.series  # a table  # doctest: +SKIP
     >>> explorer.box = (0, 64, 0, 64); explorer.selection  # a smaller scene  # doctest: +SKIP
 
     Parameters
     ----------
     scene
         A scene (`xarray.Dataset`), an array ``(band, y, x)``, the path of a raster or Zarr, or an
-        entry of the catalog. May be left out and set later.
+        entry of the catalog. May be left out and set later; set again, it is opened again.
     **traits
         Any of those below, to begin with.
 
@@ -68,7 +65,7 @@ class SceneExplorer(Panel):
     box
         Top, bottom, left and right of the chosen part, half open, or None.
     view
-        The part that is shown.
+        The part that is shown, in the same way.
 
     A scene of any size is shown from its overviews; without them the middle first, in full detail.
     It is never read as a whole unless it is small (400 MB).
@@ -77,74 +74,51 @@ class SceneExplorer(Panel):
     scene = Thing(None)
     date = t.Int(0)
     show = t.Unicode("")
-    stretch = t.Enum(tuple(_STRETCHES), "each date")
+    stretch = t.Enum(tuple(STRETCHES), "each date")
     clouds = t.Bool(False)
-    overlay = t.Unicode(_NOTHING)
+    overlay = t.Unicode(NOTHING)
     opacity = t.Float(0.7)
     pixel = t.Any(None)
     box = t.Any(None)
     view = t.Any(None)
 
     def __init__(self, scene: Any = None, **traits: Any) -> None:
-        self._frames: Frames | None = None
-        self._limits: dict[Any, np.ndarray] = {}
-        self._overlays: dict[str, drawing.Overlay] = {}
-        self._image = np.zeros((1, 1, 3), np.uint8)
+        self._painter: Painter | None = None
+        self._opening = self._before = False
+        self._painted: Painted | None = None
+        self._painted_for: Wanted | None = None
         self._series: pd.DataFrame | None = None
-        self._given = traits
-        self._looks: dict[str, drawing.Look] = {}
+        self._series_for: tuple[Any, ...] = ()
         super().__init__("Scene explorer", (self._make(),))
         self._connect()
-        self.say("No scene yet: set `scene`, for example to catalog['world'].open().", "empty")
+        self.say(_NO_SCENE, "empty")
+        self.take(traits)
         self.scene = scene
 
     # --- parts ---
 
     def _make(self) -> ipywidgets.Box:
-        wide = {
-            "layout": {"width": "auto", "min_width": "250px"},
-            "style": {"description_width": "62px"},
-        }
+        wide = {"layout": {"width": "auto", "min_width": "250px"}}
+        wide |= {"style": {"description_width": "62px"}}
         self._date = ipywidgets.SelectionSlider(
             options=[("-", 0)], description="Date", continuous_update=True,
             layout={"width": "auto", "flex": "1 1 auto"}, style={"description_width": "62px"},
         )  # fmt: skip
         self._show = ipywidgets.Dropdown(options=[("-", "")], description="Show", **wide)
-        self._stretch = ipywidgets.Dropdown(
-            options=list(_STRETCHES), description="Stretch", tooltip=_STRETCHES["each date"], **wide
-        )
-        self._overlay = ipywidgets.Dropdown(options=[_NOTHING], description="Label", **wide)
+        self._stretch = ipywidgets.Dropdown(options=list(STRETCHES), description="Stretch", **wide)
+        self._overlay = ipywidgets.Dropdown(options=[NOTHING], description="Label", **wide)
         self._opacity = ipywidgets.FloatSlider(
             0.7, min=0, max=1, step=0.05, description="Opacity", readout_format=".0%", **wide
         )
         self._clouds = ipywidgets.Checkbox(
             False, description="hatch clouds and shadows", indent=False, layout={"width": "auto"}
         )
-        self._tool = ipywidgets.ToggleButtons(
-            options=[("Pixel", "point"), ("Box", "box"), ("Move", "move")],
-            tooltips=["choose a pixel", "draw a box", "move the view"],
-            style={"button_width": "64px"},
-        )
-        zoom = [
-            self._button(text, told, gesture)
-            for text, told, gesture in (
-                ("+", "Zoom in", ("zoom", [0.5, 0.5, 0.5])),
-                ("−", "Zoom out", ("zoom", [0.5, 0.5, 2])),
-                ("Whole", "Show the whole scene", ("whole", [])),
-            )
-        ]
-        self._map_button = self._button(
-            "Map", "Show the scene on a map that can be moved (leafmap)"
-        )
-        self._map_button.on_click(self._mapped)
         self._picture, self._plot, self._text = Picture(hint=_KEYS), Plot(), note()
         self._map = ipywidgets.VBox()
-        tools = ipywidgets.HBox([self._tool, *zoom, self._map_button])
-        tools.add_class("geowb-tools")
-        left = ipywidgets.VBox(
-            [tools, self._picture], layout={"flex": "0 1 540px", "min_width": "300px"}
-        )
         controls = [self._show, self._stretch, self._overlay, self._opacity, self._clouds]
+        left = ipywidgets.VBox(
+            [self._tools(), self._picture], layout={"flex": "0 1 540px", "min_width": "300px"}
+        )
         right = ipywidgets.VBox(
             [*controls, self._text, self._plot], layout={"flex": "1 1 420px", "min_width": "300px"}
         )
@@ -152,24 +126,41 @@ class SceneExplorer(Panel):
         both.add_class("geowb-gap")
         return ipywidgets.VBox([self._date, both, self._map])
 
-    def _button(self, text: str, told: str, gesture: tuple[str, list[float]] | None = None) -> Any:
-        made = ipywidgets.Button(description=text, tooltip=told, layout={"width": "64px"})
-        if gesture:
-            made.on_click(lambda _: self._gesture(*gesture))
-        return made
+    def _tools(self) -> ipywidgets.HBox:
+        """Make the choice of what a press on the picture does, and buttons for the view."""
+        self._tool = ipywidgets.ToggleButtons(
+            options=[("Pixel", "point"), ("Box", "box"), ("Move", "move")],
+            tooltips=["choose a pixel", "draw a box", "move the view"],
+            style={"button_width": "64px"},
+        )
+        buttons = []
+        for text, told, gesture in (
+            ("Zoom in", "Show a part, larger (key +)", ("zoom", [0.5, 0.5, 0.5])),
+            ("Zoom out", "Show more around it (key -)", ("zoom", [0.5, 0.5, 2])),
+            ("Whole", "Show the whole scene (key 0)", ("whole", [])),
+            ("Map", "Show the scene on a map that can be moved (leafmap)", None),
+        ):
+            made = ipywidgets.Button(description=text, tooltip=told, layout={"width": "auto"})
+            made.on_click(
+                lambda _, asked=gesture: self._gesture(*asked) if asked else self._mapped()
+            )
+            buttons.append(made)
+        self._map_button = buttons[-1]
+        tools = ipywidgets.HBox([self._tool, *buttons])
+        tools.add_class("geowb-tools")
+        return tools
 
     def _connect(self) -> None:
         """Tie controls and traits together."""
-        names = ("date", "show", "stretch", "clouds", "overlay", "opacity")
-        self._controls = {name: getattr(self, f"_{name}") for name in names}
-        for name, control in self._controls.items():
+        for name in _CONTROLS:
+            control = getattr(self, f"_{name}")
             control.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
         self._tool.observe(lambda change: setattr(self._picture, "tool", change["new"]), "value")
         self._picture.on_gesture(self._gesture)
 
     @guarded
     def _moved(self, name: str, value: Any) -> None:
-        if value is not None and self._frames is not None:
+        if value is not None and self._frames is not None and not self._opening:
             setattr(self, name, value)
 
     # --- opening ---
@@ -177,126 +168,155 @@ class SceneExplorer(Panel):
     @t.observe("scene")
     @guarded
     def _opened(self, change: dict[str, Any]) -> None:
+        if change["new"] is None and change["old"] is None:
+            return
+        if self._painter is not None:  # what is chosen in one scene says nothing about another
+            self._painter = None
+            self.pixel = self.box = self.view = None
         if change["new"] is not None:
-            self._frames = None
             self.work(self._open, "Opening the scene ...")
+        else:
+            self._work.stop()
+            self._picture.png, self._plot.item, self._text.value = b"", {}, ""
+            self.say(_NO_SCENE, "empty")
 
     def _open(self, turn: Turn) -> None:
         frames = open_frames(self.scene)
         frames.hold()
         turn.check()
-        self._limits, self._overlays, self._series = {}, {}, None
-        self._looks = drawing.composites(frames.bands)
-        given, self._given = self._given, {}
-        layers = [_NOTHING, *frames.layers]
-        first = _NOTHING if self._looks else layers[1] if len(layers) > 1 else _NOTHING
-        start = {
-            "date": min(self.date, frames.count - 1),
-            "show": self.show if self.show in self._looks else next(iter(self._looks), ""),
-            "overlay": self.overlay if self.overlay in layers else first,
-            "clouds": (self.clouds or not self._looks) and "fmask" in frames.scene,
-        } | {"pixel": None, "box": None, "view": frames.start}
+        painter = Painter(frames)
+        self._painted_for, self._series, self._series_for = None, None, ()
+        problem = self._settle(painter)
+        self._redraw(turn)
+        if problem:
+            raise problem
+
+    def _settle(self, painter: Painter) -> Exception | None:
+        """Put the scene into the controls; keep what was set before where it fits, else say why."""
+        frames, layers = painter.frames, painter.layers
+        labels = not painter.looks and len(layers) > 1
+        first = {"show": next(iter(painter.looks), ""), "overlay": layers[labels], "date": 0}
+        first |= {"clouds": not painter.looks and not labels, "view": frames.start}
+        unset = {"show": "", "overlay": NOTHING, "clouds": False, "view": None}
+        problem: Exception | None = None
+        self._opening = True
+        try:
+            self._offer(painter)
+            self._painter = painter
+            for name in ("show", "overlay", "date", "clouds", "view", "pixel", "box"):
+                value = getattr(self, name)
+                value = first[name] if name in unset and value == unset[name] else value
+                try:
+                    setattr(self, name, value)
+                except t.TraitError as error:
+                    setattr(self, name, first.get(name))
+                    problem = None if self._before else problem or error
+            self._before = True
+            self._show_controls()
+        finally:
+            self._opening = False
+        return problem
+
+    def _offer(self, painter: Painter) -> None:
+        """Give the controls what the scene has."""
+        frames = painter.frames
         self._date.options = [(text, i) for i, text in enumerate(frames.dates)]
         self._date.description = "Sample" if frames.axis == "sample" else "Date"
         self._date.disabled = frames.count < 2
-        self._show.options = [(name, name) for name in self._looks] or [("labels alone", "")]
-        self._overlay.options = layers
-        self._overlay.disabled = self._opacity.disabled = len(layers) == 1
+        self._show.options = [(name, name) for name in painter.looks] or [("labels alone", "")]
+        self._overlay.options = painter.layers
+        self._overlay.disabled = self._opacity.disabled = len(painter.layers) == 1
         self._clouds.disabled = "fmask" not in frames.scene
         self._map_button.disabled = frames.scene.rio.crs is None or frames.axis == "sample"
-        with self.hold_trait_notifications():
-            self._frames = frames
-            for name, value in (start | given).items():
-                setattr(self, name, value)
-        self._show_controls()
-        self._draw(turn)
 
     def _show_controls(self) -> None:
-        for name, control in self._controls.items():
+        for name in _CONTROLS:
+            control = getattr(self, f"_{name}")
             if control.value != getattr(self, name):
                 control.value = getattr(self, name)
+        self._stretch.tooltip = STRETCHES[self.stretch]
+
+    @property
+    def _frames(self) -> Frames | None:
+        return self._painter.frames if self._painter else None
 
     @property
     def choices(self) -> list[str]:
         """What `show` can be."""
-        return list(self._looks)
+        return list(self._painter.looks) if self._painter else []
 
     # --- what may be set ---
 
     @t.validate("date")
     def _good_date(self, proposal: dict[str, Any]) -> int:
-        number = proposal["value"]
-        if self._frames is not None and not 0 <= number < self._frames.count:
-            raise t.TraitError(f"date is {number}; the scene has 0 to {self._frames.count - 1}.")
+        number, frames = proposal["value"], self._frames
+        if frames is not None and not 0 <= number < frames.count:
+            unit = "sample" if frames.axis == "sample" else "date"
+            raise t.TraitError(f"date is {number}: the {unit}s are 0 to {frames.count - 1}.")
         return number
 
-    @t.validate("show")
-    def _good_show(self, proposal: dict[str, Any]) -> str:
-        return self._known("show", proposal["value"], self._looks)
-
-    @t.validate("overlay")
-    def _good_overlay(self, proposal: dict[str, Any]) -> str:
-        layers = [_NOTHING, *self._frames.layers] if self._frames else []
-        return self._known("overlay", proposal["value"], layers)
-
-    def _known(self, name: str, value: str, known: Any) -> str:
-        if self._frames is not None and known and value not in known:
+    @t.validate("show", "overlay")
+    def _good_name(self, proposal: dict[str, Any]) -> str:
+        name, value, painter = proposal["trait"].name, proposal["value"], self._painter
+        known = (painter.looks or [""] if name == "show" else painter.layers) if painter else ()
+        if painter and value not in known:
             raise t.TraitError(f"{name} is '{value}'. {did_you_mean(value, known)}")
         return value
 
+    @t.validate("opacity")
+    def _good_share(self, proposal: dict[str, Any]) -> float:
+        if math.isnan(proposal["value"]) or not 0 <= proposal["value"] <= 1:
+            raise t.TraitError(f"opacity is {proposal['value']}: it is a share, from 0 to 1.")
+        return proposal["value"]
+
     @t.validate("pixel")
-    def _good_pixel(self, proposal: dict[str, Any]) -> tuple[int, int] | None:
-        value = proposal["value"]
-        if value is None or self._frames is None:
-            return value
-        row, column = (int(one) for one in value)
-        rows, columns = self._frames.shape
-        if not (0 <= row < rows and 0 <= column < columns):
-            raise t.TraitError(f"pixel is {(row, column)}; the scene has {rows} x {columns}.")
-        return row, column
+    def _good_pixel(self, proposal: dict[str, Any]) -> tuple[int, ...] | None:
+        if proposal["value"] is None:
+            return None
+        pixel = whole("pixel", proposal["value"], ("row", "column"))
+        if self._frames is not None:
+            rows, columns = self._frames.shape
+            if not (0 <= pixel[0] < rows and 0 <= pixel[1] < columns):
+                last = f"rows are 0 to {rows - 1}, columns 0 to {columns - 1}"
+                raise t.TraitError(f"pixel is {pixel}: {last}.")
+        return pixel
 
     @t.validate("box", "view")
     def _good_part(self, proposal: dict[str, Any]) -> View | None:
-        value = proposal["value"]
-        if value is None or self._frames is None:
-            return value
-        edges = value if isinstance(value, View) else View(*map(int, value))
-        rows, columns = self._frames.shape
-        if not (0 <= edges.top < edges.bottom <= rows and 0 <= edges.left < edges.right <= columns):
-            name, told = proposal["trait"].name, tuple(vars(edges).values())
-            raise t.TraitError(
-                f"{name} is {told}: it is top, bottom, left, right within {rows} x {columns}."
-            )
+        name, value = proposal["trait"].name, proposal["value"]
+        if value is None:
+            return None
+        edges = value
+        if not isinstance(value, View):
+            edges = View(*whole(name, value, ("top", "bottom", "left", "right")))
+        if self._frames is not None:
+            rows, columns = self._frames.shape
+            down, right = 0 <= edges.top < edges.bottom <= rows, edges.right <= columns
+            if not (down and right and 0 <= edges.left < edges.right):
+                told = f"it is top, bottom, left, right, half open, within {rows} x {columns}"
+                raise t.TraitError(f"{name} is {tuple(vars(edges).values())}: {told}.")
         return edges
 
-    @t.observe("date", "show", "stretch", "clouds", "overlay", "opacity", "view")
+    @t.observe("date", "show", "stretch", "clouds", "overlay", "opacity", "view", "pixel")
     @guarded
-    def _changed(self, _: Any) -> None:
-        if self._frames is None:
+    def _changed(self, change: dict[str, Any]) -> None:
+        if self._frames is None or self._opening:
+            return
+        if self.view is None:  # traitlets does not ask a validator about None
+            self.view = self._frames.whole
             return
         self._show_controls()
-        self._stretch.tooltip = _STRETCHES[self.stretch]
+        if change["name"] == "pixel":
+            self._marks()
         quick = self._frames.files is None and self._frames.coarse
-        self.work(self._draw, "" if quick else "Reading the scene ...")
+        self.work(self._redraw, "" if quick else "Reading the scene ...")
 
     @t.observe("box")
     @guarded
     def _boxed(self, _: Any) -> None:
-        if self._frames is not None:
+        if self._frames is not None and not self._opening:
             self._marks()
             self._told()
-
-    @t.observe("pixel")
-    @guarded
-    def _picked(self, change: dict[str, Any]) -> None:
-        if self._frames is None:
-            return
-        self._marks()
-        if change["new"] is None:
-            self._series, self._plot.item = None, {}
-            self._told()
-        else:
-            self.work(self._draw_pixel)
 
     # --- gestures ---
 
@@ -304,7 +324,7 @@ class SceneExplorer(Panel):
     def _gesture(self, kind: str, at: list[float]) -> None:
         if self._frames is None or self.view is None:
             return
-        view, whole = self.view, self._frames.shape
+        view, shape = self.view, self._frames.shape
         if kind == "point":
             self.pixel = view.pixel(at)
         elif kind == "box":
@@ -312,17 +332,17 @@ class SceneExplorer(Panel):
             rows, columns = sorted((top, bottom)), sorted((left, right))
             self.box = View(rows[0], rows[1] + 1, columns[0], columns[1] + 1)
         elif kind == "zoom":
-            self.view = view.zoomed(at[2], at[:2], whole)
+            self.view = view.zoomed(at[2], at[:2], shape)
         elif kind == "move":
-            self.view = view.moved(*at, whole)
+            self.view = view.moved(*at, shape)
         elif kind == "whole":
             self.view = self._frames.whole
         elif kind == "clear":
             self.box = self.pixel = None
 
     @guarded
-    def _mapped(self, _: Any) -> None:
-        self.work(lambda turn: setattr(self._map, "children", (self.map(),)), "Making the map ...")
+    def _mapped(self) -> None:
+        self.work(lambda _: setattr(self._map, "children", (self.map(),)), "Making the map ...")
 
     def map(self, **options: Any) -> Any:
         """Show the scene on a map that can be moved, by `geowb.show_map`.
@@ -331,157 +351,92 @@ class SceneExplorer(Panel):
         """
         from geowb.maps.live import show_map
 
-        frames = self._ready()
-        look = self._looks.get(self.show)
+        painter = self._ready()
+        look, scene = painter.looks.get(self.show), painter.frames.scene
         bands = look.bands if look and look.kind == "rgb" else ()
-        extra = [] if self.overlay == _NOTHING else [frames.scene[self.overlay]]
-        made = show_map(frames.scene, *extra, bands=bands, time=self.date, **options)
-        self.say(self._sentence())
+        extra = [] if self.overlay == NOTHING else [scene[self.overlay]]
+        made = show_map(scene, *extra, bands=bands, time=self.date, **options)
+        self.say(painter.sentence(self.view))
         return made
 
     # --- drawing ---
 
-    def _ready(self) -> Frames:
-        if self._frames is None:
+    def _ready(self) -> Painter:
+        if self._painter is None:
             raise RequestError("There is no scene yet: set `scene`, and `wait()` until it is open.")
-        return self._frames
+        return self._painter
 
-    def _draw(self, turn: Turn) -> None:
-        frames, view, date = self._ready(), self.view, self.date
-        look = self._looks.get(self.show)
-        image, legend, known = self._ground(frames, look, date, view, turn)
-        hidden = frames.hidden(date, view, turn) if self.clouds else None
-        if self.overlay != _NOTHING:
-            plane = frames.layer(self.overlay, date, view, turn)
-            how = self._how(frames, plane)
-            image = drawing.overlaid(image, plane, how, self.opacity)
-            legend = legend + how.legend()
-        if hidden is not None:
-            image = drawing.veil(image, hidden)
-            legend = legend + [{"name": name, "colour": colour} for name, colour in drawing.CLOUDS]
-        turn.check()
-        self._image = image
-        rows, columns = view.shape
-        self._picture.show(
-            drawing.encode(image),
-            pixels=[columns, rows],
-            shown_width=max(64, round(MOST * min(1, columns / rows))),
-            caption=self._caption(frames, look, view),
-            alt=f"{frames.name}, {frames.dates[date]}, {self.show or 'labels'}: choose a pixel",
-            legend=legend,
-            **self._where(),
+    def _redraw(self, turn: Turn) -> None:
+        """Draw what is stale: the picture, the chosen pixel, or both."""
+        painter = self._ready()
+        wanted = Wanted(
+            *(
+                self.date,
+                self.show,
+                self.stretch,
+                self.clouds,
+                self.overlay,
+                self.opacity,
+                self.view,
+            )
         )
+        if wanted != self._painted_for:
+            painted = painter.paint(wanted, turn)
+            turn.check()
+            self._present(wanted, painted)
+        self._draw_pixel(painter, turn)
         self._told()
-        self.say(self._sentence(known))
-        if self.pixel is not None and self._series is None:
-            self._draw_pixel(turn)
+        self.say(painter.sentence(wanted.view, self._painted.known))
 
-    def _ground(
-        self, frames: Frames, look: drawing.Look | None, date: int, view: View, turn: Turn
-    ) -> tuple[np.ndarray, list[dict[str, Any]], bool]:
-        """Picture without what lies over it, its legend, and whether there is anything."""
-        if look is None:
-            shape = tuple(-(-edge // view.step(MOST)) for edge in view.shape)
-            return np.full((*shape, 3), 255, np.uint8), [], True
-        values = frames.read(date, look.bands, view, turn)
-        known = bool(np.isfinite(values).any())
-        if look.kind == "index":
-            plane = drawing.index(values)[0]
-            return drawing.shade(plane, drawing.INDEX.limits), drawing.INDEX.legend(), known
-        limits = self._stretched(frames, look, date, view, values, turn)
-        limits = drawing.joined(limits, look)
-        legend = []
-        if look.kind == "grey":
-            low, high = (f"{value:.4g}" for value in limits[0])
-            legend = [{"colours": ["#000000", "#ffffff"], "low": low, "high": high, "unit": ""}]
-        return drawing.stretch(values, limits), legend, known
-
-    def _stretched(
-        self, frames: Frames, look: drawing.Look, date: int, view: View, values: Any, turn: Turn
-    ) -> np.ndarray:
-        """Find the ends of the stretch; those of all dates once a composite and view."""
-        if self.stretch == "full range":
-            return drawing.spans(values, None, (0, 100))
-        if self.stretch == "each date":
-            return drawing.spans(values, _clear(frames.hidden(date, view, turn)), (2, 98))
-        key = (look.bands, view)
-        if key not in self._limits:
-            dates = np.unique(np.linspace(0, frames.count - 1, min(frames.count, 24)).astype(int))
-            small = [frames.read(int(d), look.bands, view, turn, 128) for d in dates]
-            masks = [frames.hidden(int(d), view, turn, 128) for d in dates]
-            clear = None if masks[0] is None else np.concatenate([m == 0 for m in masks])
-            self._limits = {key: drawing.spans(np.concatenate(small, axis=1), clear, (2, 98))}
-        return self._limits[key]
-
-    def _how(self, frames: Frames, plane: np.ndarray) -> drawing.Overlay:
-        """Colours of the overlay, the same for all dates and views."""
-        if self.overlay not in self._overlays:
-            attrs: Mapping[str, Any] = frames.scene[self.overlay].attrs
-            self._overlays[self.overlay] = drawing.overlay_of(plane, attrs)
-        return self._overlays[self.overlay]
-
-    def _caption(self, frames: Frames, look: drawing.Look | None, view: View) -> str:
-        text = f"{frames.dates[self.date]}: {self.show or 'no bands'}"
-        if look and look.kind == "rgb":
-            text += f" (red {look.bands[0]}, green {look.bands[1]}, blue {look.bands[2]})"
-        if look and look.kind == "index":
-            first, second = look.bands
-            text += f" = ({first} − {second}) / ({first} + {second})"
-        if view != frames.whole:
-            text += (
-                f"; rows {view.top} to {view.bottom - 1}, columns {view.left} to {view.right - 1}"
-            )
-        if (step := view.step(MOST)) > 1:
-            text += f"; one pixel of {step} × {step} is shown"
-        return text
-
-    def _sentence(self, known: bool = True) -> str:
-        frames = self._ready()
-        rows, columns = frames.shape
-        unit = "sample" if frames.axis == "sample" else "date"
-        text = f"{frames.name}: {rows} × {columns} pixels, {frames.count} {unit}"
-        bands = len(frames.bands)
-        text += f"{'s' * (frames.count != 1)}, {bands} band{'s' * (bands != 1)}."
-        if not known:
-            text += f" There is no data in this part on this {unit}."
-        if not frames.coarse and self.view == frames.start:
-            text += (
-                " It is large and has no overviews, so this is its middle; Whole reads all of it"
-                " once (gdaladdo would make overviews)."
-            )
-        return text
-
-    # --- the pixel and the box ---
+    def _present(self, wanted: Wanted, painted: Painted) -> None:
+        frames = self._ready().frames
+        rows, columns = wanted.view.shape
+        self._painted, self._painted_for = painted, wanted
+        what = wanted.show or "labels"
+        self._picture.show(
+            drawing.encode(painted.image),
+            pixels=[columns, rows],
+            origin=[wanted.view.top, wanted.view.left],
+            shown_width=max(64, round(MOST * min(1, columns / rows))),
+            caption=painted.caption,
+            alt=f"{frames.name}, {frames.dates[wanted.date]}, {what}: choose a pixel",
+            legend=painted.legend,
+            **self._where(wanted.view),
+        )
 
     def _marks(self) -> None:
-        for name, value in self._where().items():
-            setattr(self._picture, name, value)
+        if self._painted_for is not None:
+            for name, value in self._where(self._painted_for.view).items():
+                setattr(self._picture, name, value)
 
-    def _where(self) -> dict[str, list[float]]:
-        """Pixel and box as shares of the picture."""
-        mark = self.view.share(self.pixel[0] + 0.5, self.pixel[1] + 0.5) if self.pixel else []
+    def _where(self, view: View) -> dict[str, list[float]]:
+        """Pixel and box as shares of a picture."""
+        mark = view.share(self.pixel[0] + 0.5, self.pixel[1] + 0.5) if self.pixel else []
         box: list[float] = []
         if self.box:
-            start = self.view.share(self.box.top, self.box.left)
-            box = start + self.view.share(self.box.bottom, self.box.right)
+            start = view.share(self.box.top, self.box.left)
+            box = start + view.share(self.box.bottom, self.box.right)
         inside = mark and all(0 <= one <= 1 for one in mark)
         return {"mark": mark if inside else [], "box": box}
 
-    def _draw_pixel(self, turn: Turn) -> None:
-        frames, chosen = self._ready(), self.pixel
-        if chosen is None:
+    def _draw_pixel(self, painter: Painter, turn: Turn) -> None:
+        """Draw the chosen pixel over all dates; of a set of samples that of the one shown."""
+        frames, chosen = painter.frames, self.pixel
+        dates = [self.date] if frames.axis == "sample" else list(range(frames.count))
+        wanted = () if chosen is None else (chosen, dates)
+        if wanted == self._series_for:
             return
-        values, cloudy = frames.pixel(*chosen)
-        turn.check()
-        self._series = table_of(frames, values, cloudy)
-        element, alt = as_curves(self._series, frames, chosen)
-        from geowb.widgets.liveplot import as_json
+        item, alt, series = {}, "", None
+        if chosen is not None:
+            from geowb.widgets.liveplot import as_json
 
-        item = as_json(element) if element is not None else {}
+            series = table_of(frames, dates, *frames.pixel(*chosen, dates, turn))
+            element, alt = as_curves(series, frames, chosen)
+            item = as_json(element) if element is not None else {}
+        turn.check()
+        self._series, self._series_for = series, wanted
         with self._plot.hold_sync():
             self._plot.serial, self._plot.alt, self._plot.item = self._plot.serial + 1, alt, item
-        self._told()
-        self.say(self._sentence())
 
     @property
     def series(self) -> pd.DataFrame | None:
@@ -491,55 +446,37 @@ class SceneExplorer(Panel):
     @property
     def selection(self) -> xr.Dataset | None:
         """The part of the scene in the box, as lazy as the scene; None without a box."""
-        return self._ready().crop(self.box) if self.box else None
+        return self._ready().frames.crop(self.box) if self.box else None
 
     def _told(self) -> None:
         """Say which pixel and box are chosen, and how code gets at them."""
-        frames, lines = self._ready(), []
+        painter, lines = self._ready(), []
         if self.pixel:
             row, column = self.pixel
-            where = frames.place(row, column)
+            where = painter.frames.place(row, column)
             lines.append(f"<b>Pixel</b> row {row}, column {column}{f' ({where})' * bool(where)}")
-            if self.overlay != _NOTHING:
-                lines.append(escaped(self._label_at(row, column)))
-            lines.append("<code>explorer.series</code> is a table of it.")
+            if self.overlay != NOTHING:
+                lines.append(escaped(painter.label_at(self.overlay, self.date, self.pixel)))
+            lines.append("The attribute <code>series</code> is a table of it.")
         else:
-            lines.append("<span class='geowb-muted'>Press on a pixel to see it over time.</span>")
+            lines.append("<span class='geowb-muted'>Press on a pixel to see its values.</span>")
         if self.box:
             (rows, columns), box = self.box.shape, self.box
             where = f"from row {box.top}, column {box.left}"
             lines.append(f"<b>Box</b> {rows} × {columns} pixels, {where}")
-            lines.append("<code>explorer.selection</code> is that part as a scene.")
+            lines.append("The attribute <code>selection</code> is that part as a scene.")
         self._text.value = "<br>".join(lines)
-
-    def _label_at(self, row: int, column: int) -> str:
-        frames, name = self._ready(), self.overlay
-        value = frames.layer(name, self.date, View(row, row + 1, column, column + 1), Turn())[0, 0]
-        how = self._overlays.get(name)
-        if how is None:
-            return ""
-        if how.classes is not None:
-            text = how.classes.get(int(value), "not labelled").replace("_", " ")
-        else:
-            text = f"{value:.4g} {how.units}".strip() if np.isfinite(value) else "not labelled"
-        return f"{name}: {text}"
 
     def picture(self) -> bytes | None:
         """PNG of the picture, its caption and legend, and of the chosen pixel."""
         from geowb.widgets.stored import framed
 
-        if self._frames is None or self.state == "error":
+        if self._painter is None or self._painted is None or self.state == "error":
             return super().picture()
-        series, frames = self._series, self._frames
+        series, frames, painted = self._series, self._painter.frames, self._painted
         chart = None if series is None else lambda axes: draw_series(axes, series, frames)
-        shown = self._picture
-        return framed(
-            self._image, frames.name, shown.caption, shown.legend, chart=chart, **self._where()
-        )
+        told = (painted.image, frames.name, painted.caption, painted.legend)
+        return framed(*told, chart=chart, **self._where(self._painted_for.view))
 
     def __repr__(self) -> str:
         return f"SceneExplorer({self._frames.name if self._frames else 'no scene'})"
-
-
-def _clear(hidden: np.ndarray | None) -> np.ndarray | None:
-    return None if hidden is None else hidden == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import traitlets as t
 
-from geowb.batch.checks import WRONG, as_text, requested
+from geowb.batch.checks import WRONG, as_text, convert, requested
 from geowb.batch.studies import Parameter, Study
 from geowb.widgets.panel import escaped, note
 
@@ -40,11 +41,13 @@ class Field:
     def __init__(self, study: Study, parameter: Parameter, changed: Callable[[str], None]) -> None:
         self.study, self.parameter = study, parameter
         self._changed, self._quiet = changed, False
+        self._asked: Any = None  # as it was asked for, which a control may be unable to show
         self.control = _control(parameter)
+        self.control.add_class("geowb-control")
         self._label = note(flex="0 0 180px")
         self._help = note(flex="1 1 200px")
         self.box = ipywidgets.HBox(
-            [self._label, self.control, self._help], layout={"align_items": "center"}
+            [self._label, self.control, self._help], layout={"align_items": "flex-start"}
         )
         self.box.add_class("geowb-field")
         self.control.observe(self._moved, "value")
@@ -58,22 +61,24 @@ class Field:
     @property
     def value(self) -> Any:
         """What stands in the control, as the parameter's type where it can be read so."""
-        problems: list[str] = []
-        found = requested(self.study, self.name, self._raw(), problems)
-        return self._raw() if found is WRONG else found
+        found = requested(self.study, self.name, self._asked, [])
+        return self._asked if found is WRONG else found
 
     @value.setter
     def value(self, value: Any) -> None:
+        self._asked = value
+        if self.problem():
+            return  # the control keeps what it can show; the sentence beside it says the rest
         self._quiet = True
         try:
-            self.control.value = self._shown(value)
+            self.control.value = self._shown(self.value)
         finally:
             self._quiet = False
 
     def problem(self) -> str:
         """Say what is wrong with what stands in the control; empty where nothing is."""
         problems: list[str] = []
-        requested(self.study, self.name, self._raw(), problems)
+        requested(self.study, self.name, self._asked, problems)
         return problems[0] if problems else ""
 
     def tell(self, *, changed: bool) -> None:
@@ -94,38 +99,41 @@ class Field:
 
     def _moved(self, _: Any) -> None:
         if not self._quiet:
+            self._asked = self.control.value
             self._changed(self.name)
-
-    def _raw(self) -> Any:
-        return self.control.value
 
     def _shown(self, value: Any) -> Any:
         if isinstance(self.control, (ipywidgets.Text, ipywidgets.Combobox)):
-            return typed(value)
+            return typed(self.parameter, value)
         if isinstance(self.control, Picks):
             return list(value)
         return value
 
 
-def typed(value: Any) -> str:
-    """Value as a person types it: lists with commas where that is read back alike."""
-    if isinstance(value, list) and all(isinstance(i, str) and "," not in i and i for i in value):
-        return ", ".join(value)
-    if isinstance(value, list) and not any(isinstance(one, str) for one in value):
-        return ", ".join(map(str, value))
+def typed(parameter: Parameter, value: Any) -> str:
+    """Value as a person types it: a list with commas where that is read back alike, else JSON.
+
+    >>> typed(Parameter("bands", "list[str]", []), ["RED", "NIR_NARROW"])
+    'RED, NIR_NARROW'
+    """
+    if isinstance(value, list):
+        text = ", ".join(map(str, value))
+        with contextlib.suppress(ValueError):
+            if convert(parameter, text) == value:
+                return text
     return as_text(value)
 
 
 class Picks(ipywidgets.HBox):
     """Several of some choices, each with a box to tick; `value` keeps the order of the choices."""
 
-    value = t.List(t.Unicode())
+    value = t.List()
 
-    def __init__(self, choices: list[str]) -> None:
+    def __init__(self, choices: Sequence[Any]) -> None:
         self._boxes = {
             name: ipywidgets.Checkbox(
                 False,
-                description=name,
+                description=str(name),
                 indent=False,
                 layout={"width": "auto", "margin": "0 10px 0 0"},
             )
@@ -147,10 +155,11 @@ class Picks(ipywidgets.HBox):
 def _control(parameter: Parameter) -> Any:
     """Control for a parameter's type and rules."""
     rules, layout = parameter.rules, {"flex": "0 0 260px", "width": "auto"}
-    told = {"layout": layout, "tooltip": f"{parameter.name} ({parameter.type})"}
+    # The name stands in a column of its own, and again as the label that screen readers find.
+    told = {"layout": layout, "description": parameter.name, "tooltip": parameter.type}
     choices = rules.get("choices")
     if choices and parameter.type.startswith("list"):
-        picks = Picks([str(one) for one in choices])
+        picks = Picks(choices)
         picks.layout.flex = "0 0 260px"
         return picks
     if choices:
@@ -158,7 +167,7 @@ def _control(parameter: Parameter) -> Any:
             options=[(str(one) or "(empty)", one) for one in choices], **told
         )
     if parameter.type == "bool":
-        return ipywidgets.Checkbox(False, description="yes", indent=False, layout=layout)
+        return ipywidgets.Checkbox(False, description=parameter.name, indent=False, layout=layout)
     if parameter.type == "int":
         return ipywidgets.IntText(0, **told)
     if rules.get("check") == "source":

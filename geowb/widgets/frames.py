@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ __all__ = ["MOST", "Files", "Frames", "View", "open_frames"]
 MOST = 512
 #: Bytes of a scene that is held in memory as a whole.
 _HELD = 400 * 2**20
+#: Bytes of GDAL's block cache: two rows of blocks of a wide scene of six bands.
+_CACHE = 256 * 2**20
+#: Rows that are read at a time of what has no chunks.
+_STRIP = 512
 #: Pixels of one date up to which it is read whole where it has no overviews.
 _WHOLE = 2048**2
 
@@ -101,9 +106,22 @@ class Files:
             return False
         if tuple(str(one) for one in planes["band"].values) != self.bands:
             return False
+        turned = {"x", "y"} <= set(planes.coords) and min(planes.sizes["x"], planes.sizes["y"]) > 1
         with rasterio.open(self.paths[0]) as raster:
             same = planes.sizes["y"] == raster.height and planes.sizes["x"] == raster.width
-            return same and planes.rio.transform().almost_equals(raster.transform)
+            place = planes.rio.transform(recalc=turned)
+            return same and place.almost_equals(raster.transform, 1e-3)
+
+    def agrees(self, frames: Frames) -> bool:
+        """Whether the files hold the values of a scene, by a few pixels: its arrays may be new."""
+        rows, columns = frames.shape
+        for share in (0.5, 0.21, 0.83):
+            top, left = int(share * rows), int((1 - share) * columns)
+            view = View(top, min(top + 4, rows), left, min(left + 4, columns))
+            ours = self.read(0, frames.bands, view, 1, Turn())
+            if not np.array_equal(ours, frames.values(0, frames.bands, view), equal_nan=True):
+                return False
+        return True
 
     def overviews(self) -> bool:
         """Whether a small picture of each file can be read quickly."""
@@ -127,7 +145,8 @@ class Files:
         rows, columns = (-(-edge // step) for edge in view.shape)
         out = np.empty((len(bands), rows, columns), np.float32)
         numbers = [self.channels[date][self.bands.index(band)] for band in bands]
-        with rasterio.open(self.paths[date]) as raster:
+        path = self.paths[date]
+        with _told(path), rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(path) as raster:
             strips = [(0, rows)]
             if step > 1 and not raster.overviews(1):  # else one read would be of the whole
                 high = max(1, raster.block_shapes[0][0] // step)
@@ -161,7 +180,9 @@ class Frames:
     reduced quickly (`coarse` is false).
     """
 
-    def __init__(self, scene: xr.Dataset, files: Files | None = None, name: str = "") -> None:
+    def __init__(
+        self, scene: xr.Dataset, files: Files | None = None, name: str = "", *, sure: bool = False
+    ) -> None:
         self.scene, self.files, self.name = scene, files, name
         self.shape = (scene.sizes["y"], scene.sizes["x"])
         self.axis = next((d for d in ("time", "sample") if d in scene.dims), "")
@@ -169,7 +190,8 @@ class Frames:
         self.bands = [str(band) for band in scene["band"].values] if "band" in scene.dims else []
         self._lock = threading.Lock()
         self._small = scene.nbytes <= _HELD
-        if self._small:
+        self._nodata = _nodata(scene["reflectance"]) if self.bands else ()
+        if self.files is not None and (self._small or not (sure or self.files.agrees(self))):
             self.files = None
         self.overviews = self.files is not None and self.files.overviews()
         self.coarse = self._small or self.overviews or self.shape[0] * self.shape[1] <= _WHOLE
@@ -212,8 +234,9 @@ class Frames:
     def hold(self) -> None:
         """Read a small scene into memory, once."""
         with self._lock:
-            if self._small and any(one.chunks for one in self.scene.data_vars.values()):
-                self.scene = self.scene.compute()
+            if self._small:
+                with _told(self.name):
+                    self.scene = self.scene.compute()
 
     def read(
         self, date: int, bands: Sequence[str], view: View, turn: Turn, most: int = MOST
@@ -222,8 +245,19 @@ class Frames:
         step = view.step(most)
         if self.files is not None:
             return self.files.read(date, bands, view, step, turn)
+        return self.values(date, bands, view, step, turn)
+
+    def values(
+        self, date: int, bands: Sequence[str], view: View, step: int = 1, turn: Turn | None = None
+    ) -> np.ndarray:
+        """Read the same from the scene's arrays, whatever its files are."""
         planes = self._at(self.scene["reflectance"], date).sel(band=list(bands))
-        return self._cut(planes.transpose("band", "y", "x"), view, step, turn)
+        found = self._cut(planes.transpose("band", "y", "x"), view, step, turn or Turn())
+        absent = [found == value for value in self._nodata]
+        found = found.astype(np.float32)
+        for where in absent:
+            found[where] = np.nan
+        return found
 
     def layer(self, name: str, date: int, view: View, turn: Turn, most: int = MOST) -> np.ndarray:
         """Read another variable ``(y, x)`` as it is stored, at most `most` pixels an edge."""
@@ -233,17 +267,19 @@ class Frames:
             return _means(self._cut(plane, view, 1, turn), step)
         return self._cut(plane, view, step, turn)
 
-    def pixel(self, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
-        """One pixel over all dates ``(date, band)``, and whether it is cloudy ``(date,)``."""
-        view = View(row, row + 1, column, column + 1)
-        turn = Turn()
-        values = np.full((self.count, len(self.bands)), np.nan, np.float32)
-        cloudy = np.zeros(self.count, bool)
-        for date in range(self.count):
+    def pixel(
+        self, row: int, column: int, dates: Sequence[int], turn: Turn
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One pixel on these dates ``(date, band)``, and whether it is cloudy ``(date,)``."""
+        view, quiet = View(row, row + 1, column, column + 1), Turn()
+        values = np.full((len(dates), len(self.bands)), np.nan, np.float32)
+        cloudy = np.zeros(len(dates), bool)
+        for number, date in enumerate(dates):
+            turn.at(number / len(dates))
             if self.bands:
-                values[date] = self.read(date, self.bands, view, turn)[:, 0, 0]
-            if (hidden := self.hidden(date, view, turn)) is not None:
-                cloudy[date] = hidden[0, 0] > 0
+                values[number] = self.read(date, self.bands, view, quiet)[:, 0, 0]
+            if (hidden := self.hidden(date, view, quiet)) is not None:
+                cloudy[number] = hidden[0, 0] > 0
         return values, cloudy
 
     def hidden(self, date: int, view: View, turn: Turn, most: int = MOST) -> np.ndarray | None:
@@ -258,18 +294,28 @@ class Frames:
         """Cut a part out of the scene, as lazy as the scene is."""
         rows, columns = slice(view.top, view.bottom), slice(view.left, view.right)
         part = self.scene.isel(y=rows, x=columns)
+        if self._nodata:
+            stored = part["reflectance"]
+            known = stored.astype("float32").where(~stored.isin(self._nodata))
+            part = part.assign(reflectance=known.drop_attrs(deep=False))
         return part.rio.write_transform(part.rio.transform(recalc=True)) if part.rio.crs else part
 
     def place(self, row: int, column: int) -> str:
         """Where a pixel's middle lies, in degrees; empty where nobody knows."""
         import rioxarray  # noqa: F401 - gives .rio
         from pyproj import Transformer
+        from pyproj.exceptions import ProjError
 
         crs = self.scene.rio.crs
         if crs is None or not {"x", "y"} <= set(self.scene.coords):
             return ""
         x, y = float(self.scene["x"][column]), float(self.scene["y"][row])
-        lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+        try:
+            lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+        except ProjError:  # a local system, of which nobody knows where it lies
+            return ""
+        if not np.isfinite([lon, lat]).all():
+            return ""
         north, east = "N" if lat >= 0 else "S", "E" if lon >= 0 else "W"
         return f"{abs(lat):.4f}° {north}, {abs(lon):.4f}° {east}"
 
@@ -281,15 +327,35 @@ class Frames:
         part = planes.isel(
             y=slice(view.top, view.bottom, step), x=slice(view.left, view.right, step)
         )
-        if planes.chunks is None:
-            turn.check()
-            return np.asarray(part.to_numpy())
-        high = max(1, planes.chunksizes["y"][0] // step)
+        stored = planes.chunksizes["y"][0] if planes.chunks else _STRIP
+        high = max(1, stored // step)
         strips = []
         for at in range(0, part.sizes["y"], high):
             turn.at(at / part.sizes["y"])
-            strips.append(part.isel(y=slice(at, at + high)).to_numpy())
+            with _told(self.name):
+                strips.append(part.isel(y=slice(at, at + high)).to_numpy())
         return np.concatenate(strips, axis=-2)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say of which file or scene it is that something cannot be read."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        told = error.__cause__ or error
+        raise DataError(f"'{name}' cannot be read: {told}. Get the file anew.") from error
+
+
+def _nodata(planes: xr.DataArray) -> tuple[float, ...]:
+    """Values of stored numbers that stand for no data; HLS's own where nothing is said."""
+    told = planes.rio.nodata
+    told = planes.encoding.get("_FillValue") if told is None else told
+    if told is None and planes.dtype == np.int16:
+        told = -9999
+    return () if told is None or not np.isfinite(told) else (float(told),)
 
 
 def _times(planes: xr.DataArray) -> tuple[str, ...]:
@@ -333,7 +399,7 @@ def open_frames(source: Any) -> Frames:
 
     from geowb.catalog import Source
 
-    name = ""
+    name, sure = "", isinstance(source, (str, Path, Source))
     if isinstance(source, Source):
         name, source = source.name, source.open()
     if isinstance(source, (str, Path)):
@@ -346,10 +412,10 @@ def open_frames(source: Any) -> Frames:
             f"A {type(source).__name__} is no scene: give an xarray.Dataset, such as "
             "catalog['world'].open(), the path of a raster, or an entry of the catalog."
         )
-    return _checked(source, name or str(source.attrs.get("entry", "scene")))
+    return _checked(source, name or str(source.attrs.get("entry", "scene")), sure)
 
 
-def _checked(scene: xr.Dataset, name: str) -> Frames:
+def _checked(scene: xr.Dataset, name: str, sure: bool) -> Frames:
     """Refuse what has no rows and columns, or nothing that can be shown."""
     import rioxarray  # noqa: F401 - gives .rio
 
@@ -373,7 +439,7 @@ def _checked(scene: xr.Dataset, name: str) -> Frames:
         files = Files(**told) if told else None
         if files is not None and not files.fits(scene["reflectance"]):
             files = None
-    found = Frames(scene, files, name)
+    found = Frames(scene, files, name, sure=sure)
     if not found.bands and not found.layers and "fmask" not in scene:
         raise DataError(
             f"'{name}' has nothing that can be shown: no reflectance, and no variable of (y, x)."
@@ -404,11 +470,20 @@ def _of_path(path: str) -> xr.Dataset:
 def _of_array(array: xr.DataArray, path: str = "") -> xr.Dataset:
     """Make a scene of an array ``(band, y, x)`` or ``(y, x)``, with names of its bands."""
     import xarray as xr
+    from rioxarray.exceptions import MissingSpatialDimensionError
 
     from geowb.catalog.read import FILES
     from geowb.predict.opening import band_labels
 
-    crs, transform, nodata = array.rio.crs, array.rio.transform(), array.rio.nodata
+    try:
+        crs, transform = array.rio.crs, array.rio.transform()
+        array.rio.x_dim, array.rio.y_dim  # noqa: B018 - raise where there are none
+    except MissingSpatialDimensionError as error:
+        has = ", ".join(map(str, array.dims)) or "none"
+        raise DataError(
+            f"The array has no dimensions y and x, but {has}: it is no scene."
+        ) from error
+    path = path or _path_of(array)
     sides = {array.rio.x_dim: "x", array.rio.y_dim: "y"}
     array = array.rename({old: new for old, new in sides.items() if old != new})
     array = array if "band" in array.dims else array.expand_dims("band")
@@ -416,17 +491,19 @@ def _of_array(array: xr.DataArray, path: str = "") -> xr.Dataset:
         raise DataError(f"The array has the dimension {min(map(str, other))}: choose one of it.")
     labels = [text or f"band {i + 1}" for i, text in enumerate(band_labels(array))]
     labels = _apart([f"band {text}" if text.isdigit() else text for text in labels])
-    if not path and array.dtype.kind in "iu" and nodata is None:
-        nodata = array.encoding.get("_FillValue")
-    values = array.astype("float32")
-    if nodata is not None and np.isfinite(nodata):
-        values = values.where(array != nodata)
-    values = values.assign_coords(band=labels)
-    scene = xr.Dataset({"reflectance": values.drop_attrs()})
+    numbers = array["band"].values if "band" in array.coords else np.arange(len(labels)) + 1
+    scene = xr.Dataset({"reflectance": array.assign_coords(band=labels)})
     if crs is not None:
         scene = scene.rio.write_crs(crs).rio.write_transform(transform)
-    if path and "time" not in array.dims:
-        told = {"paths": (path,), "channels": (tuple(range(1, len(labels) + 1)),)}
+    if path and "time" not in array.dims and np.issubdtype(numbers.dtype, np.integer):
+        told = {"paths": (path,), "channels": (tuple(map(int, numbers)),)}
         told |= {"bands": tuple(labels), "times": ("",)}
         scene["reflectance"].encoding[FILES] = told | {"nodata": ()}
     return scene
+
+
+def _path_of(array: xr.DataArray) -> str:
+    """File that an array was opened from, where its numbers are stored as they are."""
+    source, told = array.encoding.get("source"), array.attrs | array.encoding
+    plain = told.get("scale_factor", 1) == 1 and told.get("add_offset", 0) == 0
+    return source if isinstance(source, str) and plain and Path(source).is_file() else ""

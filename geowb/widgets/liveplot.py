@@ -16,6 +16,7 @@ from geowb.widgets.work import Turn
 
 __all__ = ["LivePlot", "as_json"]
 
+_EMPTY = "No plot yet: set `element`."
 _RENDERING = threading.RLock()  # HoloViews keeps its options in one place
 
 
@@ -92,7 +93,7 @@ class LivePlot(Panel):
     def __init__(self, element: Any = None, *, title: str = "", alt: str = "") -> None:
         self._plot, self._alt = Plot(), alt
         super().__init__(title, (self._plot,))
-        self.say("No plot yet: set `element`.", "empty")
+        self.say(_EMPTY, "empty")
         self.element = element
 
     @t.observe("element")
@@ -100,6 +101,10 @@ class LivePlot(Panel):
     def _changed(self, change: dict[str, Any]) -> None:
         if change["new"] is not None:
             self.work(self._draw)
+        elif change["old"] is not None:
+            self._work.stop()
+            self._plot.item = {}
+            self.say(_EMPTY, "empty")
 
     def _draw(self, turn: Turn) -> None:
         element = self.element

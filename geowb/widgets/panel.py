@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import html
+import operator
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ipywidgets
 import traitlets as t
 
 from geowb.batch.outputs import VIEW
-from geowb.errors import GeowbError
+from geowb.errors import GeowbError, RequestError, did_you_mean
 from geowb.widgets.parts import Head
 from geowb.widgets.work import Latest, Turn
 
-__all__ = ["Panel", "Thing", "escaped", "guarded", "note"]
+__all__ = ["Panel", "Thing", "escaped", "guarded", "note", "whole"]
 
 #: Seconds that a cell waits for the picture that it stores.
 _PATIENCE = 10.0
@@ -38,27 +38,28 @@ def guarded(call: F) -> F:
 
     @functools.wraps(call)
     def shown(self: Panel, *args: Any, **options: Any) -> Any:
+        self._callback_failed = False  # a new action: what failed before is past
         try:
             return call(self, *args, **options)
         except Exception as error:  # noqa: BLE001 - Jupyter drops what a callback raises
             self.fail(error)
+            self._callback_failed = True
 
     return shown  # type: ignore[return-value]
 
 
 class Thing(t.Any):
-    """A trait that changes when it is another object; ``==`` of arrays says something else.
+    """A trait that tells of each time it is set; ``==`` of arrays would not say whether it changed.
 
     >>> class Mine(Panel):
     ...     scene = Thing(None)
     """
 
     def set(self, obj: Any, value: Any) -> None:
-        """Set it, and tell who observes it, where it is another object than before."""
+        """Set it, and tell who observes it."""
         new, old = self._validate(obj, value), obj._trait_values.get(self.name)
         obj._trait_values[self.name] = new
-        if new is not old:
-            obj._notify_trait(self.name, old, new)
+        obj._notify_trait(self.name, old, new)
 
 
 def note(text: str = "", **layout: Any) -> ipywidgets.HTML:
@@ -96,14 +97,31 @@ class Panel(ipywidgets.VBox):
         self._work = Latest(self.fail, stale=True)
         self._storing = Latest(self.fail, delay=_QUIET)
         self._handle: Any = None
+        self._callback_failed = False
         super().__init__([self._head, *children], **traits)
         self.add_class("geowb-panel")
         self._head.on_stop(self.stop)
 
+    def take(self, traits: dict[str, Any]) -> None:
+        """Set traits that were given by name; a RequestError for a name that is none."""
+        own = [name for name in type(self).class_own_traits() if not name.startswith("_")]
+        for name in traits:
+            if name not in own:
+                raise RequestError(
+                    f"{type(self).__name__} has no '{name}'. {did_you_mean(name, own)}"
+                )
+        for name, value in traits.items():
+            setattr(self, name, value)
+
     # --- states ---
 
     def say(self, message: str, state: str = "result") -> None:
-        """Set the sentence under the title, and the state; an error that stood there is gone."""
+        """Set the sentence under the title, and the state; an error that stood there is gone.
+
+        What a callback raised stays until the next action, though work that it began ends well.
+        """
+        if self._callback_failed:
+            return
         with self._head.hold_sync():
             self._head.detail = ""
             self._head.fraction, self._head.stoppable = None, False
@@ -114,6 +132,10 @@ class Panel(ipywidgets.VBox):
 
     def fail(self, error: Exception) -> None:
         """Show an error: the sentence of one of geowb's own, else its traceback too."""
+        self._show_error(error)
+        self._store()
+
+    def _show_error(self, error: Exception) -> None:
         told = str(error) if isinstance(error, GeowbError) else f"{type(error).__name__}: {error}"
         own = isinstance(error, GeowbError)
         with self._head.hold_sync():
@@ -121,7 +143,6 @@ class Panel(ipywidgets.VBox):
             self._head.fraction, self._head.stoppable = None, False
             self._head.text, self._head.state = told, "error"
         self.error, self.message, self.state = error, told, "error"
-        self._store()
 
     # --- work ---
 
@@ -131,9 +152,18 @@ class Panel(ipywidgets.VBox):
         With a `message` the panel says so meanwhile, with a bar and a button that stops it: `job`
         calls ``turn.at(fraction)`` now and then, which ends it when it was stopped.
         """
-        if message:
-            self._begin(message)
-        self._work.ask(job, self._at if message else None)
+        if not message:
+            self._work.ask(job)
+            return
+        before = (self.message, self.state)
+        self._begin(message)
+
+        def done(turn: Turn) -> None:
+            job(turn)
+            if not turn.over and self.state == "loading":  # it had nothing to say
+                self.say(*before)
+
+        self._work.ask(done, self._at)
 
     def _begin(self, message: str) -> None:
         with self._head.hold_sync():
@@ -164,8 +194,12 @@ class Panel(ipywidgets.VBox):
 
     def close(self) -> None:
         """End the widget, its work and its parts."""
+        if not hasattr(self, "_storing"):
+            return  # it never came to be
         self._work.stop()
         self._storing.stop()
+        for part in _parts({**vars(self), "layout": self.layout}):
+            part.close()
         super().close()
 
     # --- what a notebook keeps ---
@@ -187,16 +221,19 @@ class Panel(ipywidgets.VBox):
         bundle = {"text/plain": repr(self), VIEW: view}
         display(bundle, raw=True, metadata={"geowb": "view", "process": os.getpid()})
         self._work.wait(_PATIENCE)
-        with contextlib.suppress(ImportError):  # of what draws; the widget itself works
-            if (bundle := self._stored()) is not None:
-                told = {"raw": True, "metadata": {"geowb": "picture"}}
-                self._handle = display(bundle, display_id=True, **told)
+        if (bundle := self._stored()) is not None:
+            told = {"raw": True, "metadata": {"geowb": "picture"}}
+            self._handle = display(bundle, display_id=True, **told)
 
     def _stored(self) -> dict[str, Any] | None:
-        """Picture and sentence, as a bundle."""
+        """Picture and sentence, as a bundle; None where it cannot be drawn, which is shown."""
         from base64 import b64encode
 
-        png = self.picture()
+        try:
+            png = self.picture()
+        except Exception as error:  # noqa: BLE001 - the widget itself works
+            self._show_error(error)
+            return None
         if png is None:
             return None
         return {"text/plain": f"{self!r}: {self.message}", "image/png": b64encode(png).decode()}
@@ -213,6 +250,38 @@ class Panel(ipywidgets.VBox):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._head.title!r})"
+
+
+def _parts(held: Any) -> list[ipywidgets.Widget]:
+    """All widgets that something holds, and those inside them."""
+    values = held.values() if isinstance(held, dict) else held
+    found: dict[str, ipywidgets.Widget] = {}
+    waiting = [one for one in values if isinstance(one, ipywidgets.Widget)]
+    while waiting:
+        one = waiting.pop()
+        if one.comm is not None and one.model_id not in found:
+            found[one.model_id] = one
+            waiting += getattr(one, "children", ())
+            looks = (getattr(one, name, None) for name in ("layout", "style"))
+            waiting += [look for look in looks if isinstance(look, ipywidgets.Widget)]
+    return list(found.values())
+
+
+def whole(name: str, value: Any, meant: Sequence[str]) -> tuple[int, ...]:
+    """Whole numbers of a trait such as ``(row, column)``; a TraitError where it is none.
+
+    >>> whole("pixel", [3, 4], ("row", "column"))
+    (3, 4)
+    """
+    try:
+        numbers = tuple(operator.index(one) for one in value)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != len(meant) or isinstance(value, (str, dict)):
+        raise t.TraitError(
+            f"{name} is {value!r}: it is {', '.join(meant)}, {len(meant)} whole numbers."
+        )
+    return numbers
 
 
 def escaped(text: Any) -> str:

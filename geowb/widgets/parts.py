@@ -49,6 +49,8 @@ class Picture(anywidget.AnyWidget):
     #: Counts pictures; the page writes that of the one it shows into ``data-serial``.
     serial = t.Int(0).tag(sync=True)
     shown_width = t.Int(512).tag(sync=True)
+    #: Row and column of the scene at the upper left.
+    origin = t.List([0, 0]).tag(sync=True)
     #: Columns and rows of the scene that the picture shows: a step of the arrow keys.
     pixels = t.List([512, 512]).tag(sync=True)
     alt = t.Unicode("").tag(sync=True)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import traitlets as t
 
-from geowb.batch.checks import filled, starting_values
+from geowb.batch.checks import depends, filled, refusal, starting_values
 from geowb.batch.grid import Plan, plan
 from geowb.batch.progress import SweepProgress
 from geowb.batch.studies import Study, find_studies, load_study
-from geowb.errors import GeowbError, did_you_mean
-from geowb.widgets import runtable
+from geowb.errors import GeowbError, RequestError, RunFailed, did_you_mean
 from geowb.widgets.form import Field, typed
 from geowb.widgets.panel import Panel, escaped, guarded, note
 from geowb.widgets.parts import Table
+from geowb.widgets.runtable import RunTable
 from geowb.widgets.work import Turn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["StudyRunner"]
 
@@ -74,7 +78,8 @@ class StudyRunner(Panel):
     def __init__(self, study: str | Path = "", **traits: Any) -> None:
         self._about: Study | None = None
         self._fields: dict[str, Field] = {}
-        self._results: Any = None
+        self._results: RunTable | None = None
+        self._going = False  # runs are being made
         super().__init__("Run a study", (self._make(),))
         self._connect()
         self._names = list(find_studies())
@@ -85,8 +90,7 @@ class StudyRunner(Panel):
             self.say("There are no studies here: give the path of a notebook.", "empty")
             return
         self.study = first
-        for name, value in traits.items():
-            setattr(self, name, value)
+        self.take(traits)
 
     # --- parts ---
 
@@ -152,7 +156,6 @@ class StudyRunner(Panel):
         self._find.observe(self._found, "value")
         self._reset.on_click(lambda _: setattr(self, "parameters", {}))
         self._vary_add.on_click(self._add_axis)
-        self._vary_values.on_submit(self._add_axis)
         self._run_button.on_click(lambda _: self.run())
 
     # --- the form ---
@@ -187,9 +190,12 @@ class StudyRunner(Panel):
     def _studied(self, change: dict[str, Any]) -> None:
         if not change["new"]:
             return
+        self._about, self._fields, self._results = None, {}, None
+        self._form.children, self._run_button.disabled = (), True
+        self._title.value = self._judged.value = self._live.value = ""
+        self._table.rows = []
         about = load_study(change["new"])
-        self._about = None
-        self.parameters, self.vary, self.repeat, self._results = {}, {}, 1, None
+        self.parameters, self.vary, self.repeat = {}, {}, 1
         self._fields = {
             parameter.name: Field(about, parameter, self._field_changed)
             for parameter in about.parameters.values()
@@ -204,7 +210,6 @@ class StudyRunner(Panel):
         self._profile.value = self.profile
         paper = f" (arXiv:{escaped(about.paper)})" if about.paper else ""
         self._title.value = f"<b>{escaped(about.title)}</b>{paper}. {escaped(about.summary)}"
-        self._live.value = ""
         self._fill()
         self._show_results()
 
@@ -223,36 +228,29 @@ class StudyRunner(Panel):
 
     def _fill(self) -> None:
         """Write into the form what a run would take: the cell, the profile, what was changed."""
-        start = self._base()
         given = self.parameters
-        values = filled(self._about, start | given)
+        for name, value in given.items():
+            self._fields[name].value = value
+        start = self._base(given)
         for name, field in self._fields.items():
-            field.value = given.get(name, start.get(name, values.get(name, "")))
+            if name not in given:
+                field.value = start.get(name, "")
             field.tell(changed=name in given)
         self._judge()
 
-    def _base(self) -> dict[str, Any]:
-        """Values of cell and profile; those that depend on another parameter resolved."""
-        problems: list[str] = []
-        start = starting_values(self._about, self.profile or None, self.parameters, problems)
-        resolved = filled(self._about, start | self.parameters)
-        return {n: resolved[n] if isinstance(v, dict) else v for n, v in start.items()}
+    def _base(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Values of the cell and the profile; what depends on another parameter, on its value."""
+        start = starting_values(self._about, self.profile or None, given, [])
+        usable = {n: self._fields[n].value for n in given if not self._fields[n].problem()}
+        resolved = filled(self._about, start | usable)
+        return {name: resolved[name] if depends(v) else v for name, v in start.items()}
 
     @guarded
     def _field_changed(self, name: str) -> None:
         field = self._fields[name]
         given = {n: v for n, v in self.parameters.items() if n != name}
-        base = starting_values(self._about, self.profile or None, given, [])
-        base = filled(self._about, base | given) | {
-            n: v for n, v in base.items() if not isinstance(v, dict)
-        }
-        if field.problem():
-            field.tell(changed=True)
-            self.parameters = given | {name: field.value}
-        elif field.value == base.get(name):
-            self.parameters = given
-        else:
-            self.parameters = given | {name: field.value}
+        same = not field.problem() and field.value == self._base(given).get(name)
+        self.parameters = given if same else given | {name: field.value}
 
     @guarded
     def _found(self, change: dict[str, Any]) -> None:
@@ -267,6 +265,13 @@ class StudyRunner(Panel):
         if name and values:
             self.vary = self.vary | {name: values}
             self._vary_values.value = ""
+
+    @t.observe("out")
+    @guarded
+    def _moved_out(self, _: Any) -> None:
+        if self._about is not None:
+            self._judge()
+            self._show_results()
 
     @t.observe("vary", "repeat")
     @guarded
@@ -293,29 +298,44 @@ class StudyRunner(Panel):
         >>> len(StudyRunner("agb_transfer").plan().values)  # doctest: +SKIP
         1
         """
-        grid = {n: v for n, v in self.parameters.items() if n not in self.vary} | dict(self.vary)
+        if self._about is None:
+            raise RequestError("No study is chosen: set `study`.")
+        asked = [field for name, field in self._fields.items() if name in self.parameters]
+        if problems := [field.problem() for field in asked if field.problem()]:
+            raise refusal(self._about, problems)
+        return plan(self._about, checks=checks, **self._asked())
+
+    def _asked(self) -> dict[str, Any]:
+        """Say what is asked of a sweep: each parameter is one value, whatever it looks like."""
         repeat = self.repeat if self.repeat > 1 else None
-        if repeat:
-            grid.pop("seed", None)
-        told = {"profile": self.profile or None, "repeat": repeat, "checks": checks}
-        return plan(self._about, grid, **told)
+        left = {"seed"} if repeat else set()
+        grid: dict[str, Any] = {
+            name: [self._fields[name].value]
+            for name in self.parameters
+            if name not in self.vary and name not in left
+        }
+        return {"grid": grid | self.vary, "profile": self.profile or None, "repeat": repeat}
 
     def _judge(self) -> None:
         """Say how many runs it would be, or what is wrong."""
         if self._about is None:
             return
+        problem = ""
         try:
             found = self.plan()
         except GeowbError as error:
-            self._judged.value = f"<span class='geowb-problem'>✗ {escaped(error)}</span>"
-            self._run_button.disabled = True
-            return
-        count = len(found.values)
-        text = f"{count} runs: {' × '.join(found.varied)}" if count > 1 else "1 run"
-        self._judged.value = f"{text}, into <code>{escaped(self._folder())}</code>"
-        self._run_button.disabled = False
-        if self.state != "loading":
-            self.say(f"{self._about.name} is ready to run.")
+            problem = f"<span class='geowb-problem'>✗ {escaped(error)}</span>"
+        else:
+            count = len(found.values)
+            text = f"{count} runs: {' × '.join(found.varied)}" if count > 1 else "1 run"
+            self._judged.value = f"{text}, into <code>{escaped(self._folder())}</code>"
+        self._judged.value = problem or self._judged.value
+        if self._going:
+            return  # the button and the sentence are those of what goes on
+        self._run_button.disabled = bool(problem)
+        name = self._about.name
+        good, bad = "is ready to run", "cannot run like this: see what is marked with ✗"
+        self.say(f"{name} {bad if problem else good}.")
 
     def _folder(self) -> str:
         return self.out or f"runs/{self._about.name}"
@@ -328,72 +348,64 @@ class StudyRunner(Panel):
         if self._about is None:
             self.say("Choose a study first.", "empty")
             return
+        if self._going:
+            raise RequestError(
+                "Runs go on already: stop them first, or wait until they have ended."
+            )
         self.plan(checks=True)
-        self.work(self._run, f"{self._about.name}: starting ...")
+        self._going = self._run_button.disabled = True
+        told = (self._about, self._asked(), self._folder(), self.again)
+        self.work(partial(self._run, *told), f"{self._about.name}: starting ...")
 
-    def _run(self, turn: Turn) -> None:
+    def _run(
+        self, about: Study, asked: dict[str, Any], folder: str, again: bool, turn: Turn
+    ) -> None:
         from geowb.batch.sweeps import sweep
 
-        asked = {n: v for n, v in self.parameters.items() if n not in self.vary} | dict(self.vary)
-        repeat = self.repeat if self.repeat > 1 else None
-        if repeat:
-            asked.pop("seed", None)
-        self._run_button.disabled = True
+        watch = partial(_Watch, self, turn)
         try:
-            runs = sweep(
-                self.study,
-                asked,
-                profile=self.profile or None,
-                repeat=repeat,
-                out=self._folder(),
-                force=self.again,
-                progress=lambda title, count: _Watch(self, turn, title, count),
-            )
+            runs = sweep(about.path, **asked, out=folder, force=again, progress=watch)
         finally:
-            self._run_button.disabled = False
-            self._live.value = ""
+            self._going, self._live.value = False, ""
             self._show_results()
+            if not turn.over:
+                self._judge()
         failed = [one for one in runs if one.error]
         told = f"{len(runs) - len(failed)} of {len(runs)} done"
-        if failed:
-            told += f"; {failed[0].path.name}: {failed[0].error['type']}"
-            told += f", {failed[0].error['message'].splitlines()[0]}" * bool(
-                failed[0].error["message"]
-            )
-        self.say(f"{told}, in {self._folder()}.", "error" if failed else "result")
+        if not failed:
+            self.say(f"{told}, in {folder}.")
+            return
+        error = failed[0].error
+        first = (error["message"].splitlines() or [""])[0]
+        what = f"{error['type']}{f', {first}' * bool(first)}"
+        raise RunFailed(f"{told}, in {folder}. {failed[0].path.name} failed: {what}")
 
     def stop(self) -> None:
         """End the runs that go on; they are removed, what had ended is kept."""
         if self._work.stop():
+            self._going = False
+            self._judge()
             self.say("Stopped: unfinished runs are removed, what had ended is kept.")
 
     def _show_results(self) -> None:
         """Read the folder's runs into the table."""
-        from geowb.batch.results import load_runs, read_runs
+        from geowb.batch.results import read_runs
 
-        folder = Path(self._folder()).expanduser()
-        records = read_runs(folder)[::-1] if folder.is_dir() else []
-        records = [one for one in records if one.study in (self._about.name, None)]
-        self._results = load_runs(records) if records else None
+        folder = Path(self._folder()).expanduser() if self._about else Path()
+        name = self._about.name if self._about else ""
+        records = read_runs(folder)[::-1] if name and folder.is_dir() else []
+        records = [one for one in records if one.study == name]
+        self._results = RunTable.of(name, records) if records else None
         if self._results is None:
             self._table.rows = []
             return
-        frame = self._results
-        shown = (
-            frame,
-            runtable.varied(frame),
-            runtable.key_metrics(self._about.name, records, frame),
-        )
         with self._table.hold_sync():
-            self._table.columns, self._table.rows = (
-                runtable.columns_of(*shown),
-                runtable.rows_of(*shown),
-            )
+            self._table.columns, self._table.rows = self._results.columns(), self._results.rows()
 
     @property
-    def frame(self) -> Any:
-        """Table of the runs in the folder (pandas), the newest first; None where there are none."""
-        return self._results
+    def frame(self) -> pd.DataFrame | None:
+        """Table of the runs in the folder, the newest first; None where there are none."""
+        return self._results.frame if self._results else None
 
     def picture(self) -> bytes | None:
         """PNG of what is chosen and, where there are runs, of their metrics."""
@@ -403,13 +415,10 @@ class StudyRunner(Panel):
             return super().picture()
         lines = [self._about.title, self.message]
         if self._results is not None:
-            frame = self._results
-            metrics = list(frame.attrs["metrics"].values())[:3]
-            names = ["run", "status", *runtable.varied(frame)[:3], *metrics]
-            rows = [[runtable.plain(row[n]) for n in names] for _, row in frame.iterrows()]
-            return card("Run a study", lines, names, rows)
+            return card("Run a study", lines, *self._results.lines())
         rows = [
-            [name, typed(field.value), field.parameter.help] for name, field in self._fields.items()
+            [name, typed(field.parameter, field.value), field.parameter.help]
+            for name, field in self._fields.items()
         ]
         return card("Run a study", lines, ["parameter", "value", "what it is"], rows, most=40)
 

@@ -42,11 +42,22 @@ def short(name: str, most: int = 26) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
+def _known(value: Any) -> bool:
+    """Whether a parameter or metric has a value."""
+    import pandas as pd
+
+    return isinstance(value, list | tuple) or not pd.isna(value)
+
+
 def as_text(value: Any) -> str:
     """Value of a parameter on an axis: lists with commas, empty ones in words."""
+    import pandas as pd
+
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "all"
-    return str(value) if value not in ("", None) else "empty"
+    if value is None or value is pd.NA or value != value:
+        return "not known"
+    return str(value) or "empty"
 
 
 def axes_of(frame: pd.DataFrame, names: Sequence[str]) -> list[Axis]:
@@ -63,7 +74,7 @@ def axes_of(frame: pd.DataFrame, names: Sequence[str]) -> list[Axis]:
         numbers = pd.to_numeric(frame[name], errors="coerce") if name in frame else None
         if numbers is None:
             continue
-        known = frame[name].map(lambda one: one is not None and one is not pd.NA)
+        known = frame[name].map(_known)
         values = numbers.to_numpy(float, na_value=np.nan)
         if np.isfinite(values).any() and frame[name].dtype.kind in "ifu":
             low, high = float(np.nanmin(values)), float(np.nanmax(values))

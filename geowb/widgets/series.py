@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,14 @@ _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex
 _MPL = ("o", "s", "^", "D", "v", "h", "*")
 
 
-def table_of(frames: Frames, values: np.ndarray, cloudy: np.ndarray) -> pd.DataFrame:
+def table_of(
+    frames: Frames, dates: Sequence[int], values: np.ndarray, cloudy: np.ndarray
+) -> pd.DataFrame:
     """Make a table of a pixel: a row a date, a column a band, and whether it is cloudy then."""
     import pandas as pd
 
-    times = frames.times
-    index = pd.Index(frames.dates if times is None else times, name=frames.axis or "date")
+    told = np.array(frames.dates, dtype=object) if frames.times is None else frames.times
+    index = pd.Index(told[list(dates)], name=frames.axis or "date")
     table = pd.DataFrame(values, index=index, columns=frames.bands)
     return table.assign(cloudy=cloudy)
 
@@ -32,7 +35,7 @@ def table_of(frames: Frames, values: np.ndarray, cloudy: np.ndarray) -> pd.DataF
 def _points(series: pd.DataFrame, frames: Frames) -> tuple[str, list[tuple[str, Any, np.ndarray]]]:
     """Tell what stands along the horizontal axis, and each line: name, places, values."""
     bands = list(frames.bands)
-    if len(series) > 1 and frames.axis == "time":
+    if frames.axis == "time" and len(series) > 1:
         x = np.arange(len(series)) if frames.times is None else frames.times
         label = "date" if frames.times is not None else "number of the date"
         return label, [(band, x, series[band].to_numpy()) for band in bands]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -109,18 +110,32 @@ class Latest:
             return self._changed.wait_for(lambda: self._thread is None, seconds)
 
     def _go(self) -> None:
-        while (found := self._take()) is not None:
-            job, turn = found
-            try:
-                job(turn)
-            except Stopped:
-                pass
-            except Exception as error:  # noqa: BLE001 - nobody else would see it
-                if not turn.over:
-                    self._failed(error)
-            finally:
-                with self._changed:
-                    self._turn = None
+        try:
+            while (found := self._take()) is not None:
+                self._do(*found)
+        finally:
+            with self._changed:
+                if self._thread is threading.current_thread():  # it did not end of itself
+                    self._turn = self._thread = None
+                    self._changed.notify_all()
+
+    def _do(self, job: Callable[[Turn], None], turn: Turn) -> None:
+        try:
+            job(turn)
+        except Stopped:
+            pass
+        except Exception as error:  # noqa: BLE001 - nobody else would see it
+            if not turn.over:
+                self._tell(error)
+        finally:
+            with self._changed:
+                self._turn = None
+
+    def _tell(self, error: Exception) -> None:
+        try:
+            self._failed(error)
+        except Exception:  # who observes the error raises itself
+            logging.getLogger(__name__).exception("A callback failed while an error was shown.")
 
     def _take(self) -> tuple[Callable[[Turn], None], Turn] | None:
         """Wait for quiet, then take what is next; None, and no thread any more, if nothing is."""

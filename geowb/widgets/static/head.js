@@ -46,6 +46,8 @@ function render({ model, el }) {
     el.dataset.state = model.get("state");
     title.textContent = model.get("title");
     title.hidden = !model.get("title");
+    // Progress changes too often to be read out.
+    status.setAttribute("aria-live", model.get("state") === "loading" ? "off" : "polite");
     status.textContent = model.get("text");
     bar.hidden = fraction === null;
     bar.setAttribute("aria-label", "progress");

@@ -37,10 +37,15 @@ function render({ model, el }) {
   el.classList.add("geowb-picture");
   const figure = make("figure", "geowb-picture", el);
   const stage = make("div", "geowb-stage", figure);
-  stage.tabIndex = 0;
-  stage.setAttribute("role", "application");
+  const still = !model.get("hint"); // a picture to look at, with nothing to do on it
+  if (!still) stage.tabIndex = 0;
+  stage.setAttribute("role", still ? "img" : "application");
+  if (!still) stage.setAttribute("aria-roledescription", "picture");
+  stage.style.cursor = still ? "default" : "";
   stage.setAttribute("data-lm-suppress-shortcuts", "true");
   const canvas = make("canvas", "", stage);
+  const told = make("span", "geowb-unseen", figure); // what a reader of screens says of the cross
+  told.setAttribute("aria-live", "polite");
   const over = document.createElementNS(SVG, "svg");
   over.setAttribute("viewBox", "0 0 1 1");
   over.setAttribute("preserveAspectRatio", "none");
@@ -50,11 +55,12 @@ function render({ model, el }) {
   const keys = make("div", "geowb-keys", figure);
   keys.id = `geowb-keys-${Math.random().toString(36).slice(2)}`;
   stage.setAttribute("aria-describedby", keys.id);
-  let latest = 0, cursor = [0.5, 0.5], corner = null, drag = null, focused = false;
+  let latest = 0, cursor = [0.5, 0.5], corner = null, drag = null, focused = false, saying = 0;
 
   async function draw() {
     const mine = ++latest, bytes = model.get("png"), serial = model.get("serial");
-    if (!bytes || !bytes.byteLength) return;
+    stage.style.visibility = bytes?.byteLength ? "" : "hidden";
+    if (!bytes?.byteLength) return;
     const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
     if (mine !== latest) return; // a newer one has come meanwhile
     canvas.width = image.width;
@@ -102,7 +108,7 @@ function render({ model, el }) {
   const send = (kind, values) => model.send({ kind, at: values });
 
   stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || still) return;
     stage.setPointerCapture(event.pointerId);
     drag = { from: at(event), to: at(event) };
   });
@@ -132,11 +138,15 @@ function render({ model, el }) {
   stage.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = arrows[event.key], far = event.shiftKey ? 10 : 1, tool = model.get("tool");
-    if (step) {
-      const [columns, rows] = model.get("pixels");
+    if (step && tool === "move") send("move", [step[0] * 0.1, step[1] * 0.1]);
+    else if (step) {
+      const [columns, rows] = model.get("pixels"), [top, left] = model.get("origin");
       focused = true;
       cursor = [clip(cursor[0] + (step[0] * far) / columns), clip(cursor[1] + (step[1] * far) / rows)];
-      if (tool === "move") send("move", [step[0] * 0.1, step[1] * 0.1]);
+      const row = Math.min(Math.floor(cursor[1] * rows), rows - 1) + top;
+      const column = Math.min(Math.floor(cursor[0] * columns), columns - 1) + left;
+      clearTimeout(saying);
+      saying = setTimeout(() => { told.textContent = `row ${row}, column ${column}`; }, 300);
     } else if (event.key === "Enter" || event.key === " ") {
       if (tool === "box" && !corner) corner = [...cursor];
       else if (tool === "box") { send("box", [...corner, ...cursor]); corner = null; }
@@ -153,10 +163,10 @@ function render({ model, el }) {
     marks();
   });
 
-  model.on("change:png", draw);
+  model.on("change:serial", draw);
   model.on("change", texts);
   texts();
   draw();
-  return () => { model.off("change:png", draw); model.off("change", texts); };
+  return () => { model.off("change:serial", draw); model.off("change", texts); };
 }
 export default { render };
