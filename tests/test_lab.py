@@ -126,6 +126,7 @@ class Server:
     """What `Contents` needs of Jupyter's server; `kernel` is the running one: (id, process)."""
 
     def __init__(self, folder):
+        from nbformat.sign import MemorySignatureStore
         from traitlets.config import Configurable
 
         from geowb.lab import Contents
@@ -137,7 +138,7 @@ class Server:
         self.kernel, self.path = None, "a.ipynb"
         self.folder = folder
         self.contents = Contents(parent=Parent(), root_dir=str(folder), delete_to_trash=False)
-        self.contents.notary.db_file = ":memory:"
+        self.contents.notary.store = MemorySignatureStore()  # not the user's own
 
     async def list_sessions(self):
         one = {"path": self.path, "type": "notebook"}
