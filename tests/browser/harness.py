@@ -102,18 +102,19 @@ class Lab:
         warm: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="geowb-browser-")).resolve()
+        self._place = Path(tempfile.mkdtemp(prefix="geowb-")).resolve()
+        self.folder, self._log = self._place / "notebooks", self._place / "log"
+        self.folder.mkdir()
         self.warm, self.url, self.token = warm, "", ""
         for notebook in notebooks:
             self.add(notebook)
-        self._log = self.folder.with_suffix(".log")
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER_")}
-        self._environment |= {"GEOWB_WARM": "on" if warm else "off"}
-        if warm:
-            # A short path, of this user alone.
-            self._sockets = tempfile.mkdtemp(prefix="geowb-")
-            self._environment |= {"GEOWB_WARM_DIR": self._sockets}
-        self._environment |= dict(environment or {})
+        # Nothing of the person's own settings, workspaces, signatures and history.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON"))}
+        names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        kept |= {name: str(self._place / name) for name in names}
+        # A short path, which sockets need, of this user alone.
+        kept |= {"GEOWB_WARM": "on" if warm else "off", "GEOWB_WARM_DIR": str(self._place / "w")}
+        self._environment = kept | dict(environment or {})
 
     def add(self, notebook: Path, name: str = "", *, kernel: str = "") -> str:
         """Copy a notebook into the folder, for another kernel if one is named; its path there."""
@@ -150,8 +151,8 @@ class Lab:
         return self._log.read_text("utf-8", "replace")
 
     def __enter__(self) -> Lab:
-        if self.warm:  # it imports while JupyterLab starts
-            self._warm("start")
+        if self.warm:
+            self._starting = self._warm("start")  # it imports while JupyterLab starts
         command = [*_GEOWB, "lab", str(self.folder)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -187,10 +188,10 @@ class Lab:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self.warm:
+            self._starting.terminate()
+            self._starting.wait()
             self._warm("stop").wait()
-            shutil.rmtree(self._sockets, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._log.unlink(missing_ok=True)
+        shutil.rmtree(self._place, ignore_errors=True)
 
 
 class Chromium:
