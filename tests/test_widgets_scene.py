@@ -1124,7 +1124,7 @@ def test_reading_a_large_whole_can_be_stopped(bare):
 
     def slowly(block):
         begun.set()
-        time.sleep(0.1)
+        time.sleep(0.3)
         return block
 
     explorer = opened(array.copy(data=array.data.map_blocks(slowly, dtype="int16")))
@@ -1136,7 +1136,7 @@ def test_reading_a_large_whole_can_be_stopped(bare):
     assert (explorer.state, explorer._head.stoppable) == ("loading", True)
     explorer.stop()
     assert explorer.wait(10)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     assert explorer.state == "result"
     assert explorer._picture.png == picture
 

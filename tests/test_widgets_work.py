@@ -145,14 +145,13 @@ def test_work_that_waits_for_itself_is_not_held_up(failed):
 
 
 def test_a_delay_lets_requests_come_to_rest():
-    done, latest = [], Latest(print, delay=0.1)
-    began = time.monotonic()
-    for number in range(5):
-        latest.ask(lambda turn, number=number: done.append((number, time.monotonic() - began)))
-        time.sleep(0.02)
+    done, latest = [], Latest(print, delay=0.5)
+    for number in range(50):
+        asked = time.monotonic()
+        latest.ask(lambda turn, number=number: done.append((number, time.monotonic())))
     assert latest.wait(5)
-    assert [number for number, _ in done] == [4]
-    assert done[0][1] >= 0.18
+    assert [number for number, _ in done] == [49]
+    assert done[0][1] - asked >= 0.5
 
 
 def test_a_delayed_request_can_be_taken_back_at_once():
