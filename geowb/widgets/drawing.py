@@ -30,8 +30,11 @@ _INDICES = {
     "NBR (burns)": ("NIR_NARROW", "SWIR_2"),
     "MNDWI (water)": ("GREEN", "SWIR_1"),
 }
-#: Names and colours in the legend of what lies over the ground.
-CLOUDS = (("cloud", "#E69F00"), ("shadow", "#0072B2"))
+#: Legend of what hides the ground: hatched, the two in different directions.
+CLOUDS = [
+    {"name": "cloud", "colour": "#E69F00", "hatch": "/"},
+    {"name": "shadow", "colour": "#0072B2", "hatch": "\\"},
+]
 _LIMITS = (-0.6, 0.9)
 
 
@@ -133,11 +136,11 @@ def veil(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Hatch clouds and shadows, in two directions, so that they can be told without colours."""
     rows, columns = np.indices(hidden.shape, sparse=True)
     image = image.copy()
-    for value, lines, (_, colour) in (
+    for value, lines, item in (
         (1, (rows + columns) % 8 < 3, CLOUDS[0]),
         (2, (rows - columns) % 8 < 3, CLOUDS[1]),
     ):
-        image[(hidden == value) & lines] = _bytes(colour)
+        image[(hidden == value) & lines] = _bytes(item["colour"])
     return image
 
 

@@ -76,7 +76,7 @@ class Painter:
         hidden = self.frames.hidden(wanted.date, wanted.view, turn) if wanted.clouds else None
         if hidden is not None:
             image = drawing.veil(image, hidden)
-            legend = legend + [{"name": name, "colour": colour} for name, colour in drawing.CLOUDS]
+            legend = legend + drawing.CLOUDS
         return Painted(image, legend, self._caption(wanted), known)
 
     def _ground(self, wanted: Wanted, turn: Turn) -> tuple[np.ndarray, list[Any], bool]:

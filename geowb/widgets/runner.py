@@ -133,6 +133,7 @@ class StudyRunner(Panel):
         self._judged = note(flex="1 1 300px")
         go = ipywidgets.HBox([self._run_button, self._again, self._judged])
         go.add_class("geowb-gap")
+        go.add_class("geowb-line")
         self._live = note()
         self._table = Table(
             label="Results",

@@ -106,7 +106,8 @@ def parallel(frame: pd.DataFrame, axes: Sequence[Axis], colour: str, units: dict
         | {"run": run, "value": value[i]}
         for i, run in enumerate(frame["run"])
     ]
-    lines = hv.Path(rows, ["axis", "place"], ["run", "value"]).opts(
+    # Contours, whose lines are one thing each; a Path would be cut at each axis.
+    lines = hv.Contours(rows, ["axis", "place"], ["run", "value"]).opts(
         **_coloured(frame, colour, units),
         **{"line_width": 2.5, "nonselection_alpha": 0.15, "tools": ["hover", "tap"]},
         hover_tooltips=[("run", "@run"), (colour, "@value")] if colour else [("run", "@run")],

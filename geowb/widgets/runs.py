@@ -109,7 +109,6 @@ class RunsExplorer(Panel):
             for text in ("Across", "Up", "Colour")
         )
         self._axes = ipywidgets.HBox([self._x, self._y, self._colour])
-        self._only_colour = ipywidgets.HBox([self._colour])
         for row in (top, self._axes):
             row.add_class("geowb-gap")
         home = str(Path.home())
@@ -120,8 +119,15 @@ class RunsExplorer(Panel):
         )
         self._page.layout.display = "none"
         self._plot, self._text = Plot(), note()
-        self._stage = ipywidgets.VBox()
-        return ipywidgets.VBox([top, self._page, self._view, self._stage])
+        # All stay on the page, and those that are not wanted are hidden: views keep their state.
+        self._stage = (self._axes, self._table, self._ledger, self._plot, self._text)
+        self._reveal()
+        return ipywidgets.VBox([top, self._page, self._view, *self._stage])
+
+    def _reveal(self, *parts: Any) -> None:
+        """Show these parts and hide the others."""
+        for part in self._stage:
+            part.layout.display = None if part in parts else "none"
 
     def _connect(self) -> None:
         for name in ("study", "x", "y", "colour"):
@@ -159,7 +165,8 @@ class RunsExplorer(Panel):
         turn.check()
         self._records, self._verdicts, self._runs = records, None, None
         if not records:
-            self._stage.children, self._study.options = (), [("no runs", "")]
+            self._reveal()
+            self._study.options = [("no runs", "")]
             told = f"No runs in {self.folder} yet: make one with StudyRunner, or by geowb run."
             self.say(told, "empty")
             return
@@ -254,10 +261,9 @@ class RunsExplorer(Panel):
             "compare": self._show_comparison,
             "claims": self._show_claims,
         }
-        children = shown[self.view](self._runs)
+        parts = shown[self.view](self._runs)
         turn.check()
-        if self._stage.children != children:
-            self._stage.children = children
+        self._reveal(*parts)
         self.say(self._sentence())
 
     def _sentence(self) -> str:
@@ -283,13 +289,15 @@ class RunsExplorer(Panel):
         if len(done) < 2 or len(axes) < 2:
             told = "Parallel coordinates need two runs that are done, and two columns of numbers."
             return (self._remark(told),)
+        self._x.layout.display = self._y.layout.display = "none"
         self._draw(runplots.parallel(done, axes, self.colour, runs.units), done)
-        return (self._only_colour, self._plot)
+        return (self._axes, self._plot)
 
     def _show_scatter(self, runs: RunTable) -> tuple[Any, ...]:
         done = runs.done
         if done.empty or not (self.x and self.y):
             return (self._remark("A scatter plot needs a run that is done."),)
+        self._x.layout.display = self._y.layout.display = None
         self._draw(runplots.scatter(done, self.x, self.y, self.colour, runs.units), done)
         return (self._axes, self._plot)
 

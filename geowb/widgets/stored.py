@@ -104,7 +104,6 @@ def framed(
     """Draw a picture with its caption and legend, and beside it what `chart` draws on its axes."""
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     wide = 8.4 if chart else 4.6
     figure = Figure(figsize=(wide, 4.4), layout="constrained")
@@ -114,7 +113,7 @@ def framed(
     panels[0].set_title(title, fontsize=10)
     panels[0].set_xlabel("\n".join(textwrap.wrap(caption, 66)), fontsize=8)
     _mark(panels[0], image.shape, mark, box)
-    squares = [Patch(facecolor=i["colour"], label=i["name"]) for i in legend if "colour" in i]
+    squares = [_square(item) for item in legend if "colour" in item]
     if squares:
         panels[0].legend(
             handles=squares,
@@ -134,6 +133,16 @@ def framed(
     if chart:
         chart(panels[1])
     return packed(figure)
+
+
+def _square(item: dict[str, Any]) -> Any:
+    """Square of a legend, hatched where the picture is."""
+    from matplotlib.patches import Patch
+
+    if hatch := item.get("hatch"):
+        colour = item["colour"]
+        return Patch(facecolor="white", edgecolor=colour, hatch=hatch * 4, label=item["name"])
+    return Patch(facecolor=item["colour"], label=item["name"])
 
 
 def _mark(axes: Any, shape: tuple[int, ...], mark: Sequence[float], box: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 from harness import PROJECT
-from widgetpages import CONTRAST, FOCUS, INKED, labelled, opened, panel, serial, until
+from widgetpages import CONTRAST, FOCUS, INKED, keep, labelled, opened, panel, serial, until
 
 RECORDS = PROJECT / "docs" / "records" / "nec_tradeoff"
 SIZES = {1280: 900, 1920: 1080}
@@ -190,7 +190,8 @@ def test_the_scene_is_shown_on_a_map(scene_page, explorer):
     explorer.get_by_role("button", name="Map", exact=True).click()
     explorer.locator(".leaflet-container").wait_for(timeout=60_000)
     until(scene_page, "explorer.state", "'result'")
-    loaded = "document.querySelectorAll('.leaflet-tile-loaded').length > 0"
+    tiles = "document.querySelectorAll('.leaflet-tile{}').length"
+    loaded = f"{tiles.format('')} > 0 && {tiles.format('')} === {tiles.format('-loaded')}"
     scene_page.page.wait_for_function(loaded, timeout=30_000)
     explorer.locator(".leaflet-container").scroll_into_view_if_needed()
     scene_page.screenshot("scene_explorer_map")
@@ -294,12 +295,13 @@ def test_runs_are_looked_through(runs_page):
     runs_page.screenshot("runs_explorer_compare")
     shown.get_by_role("button", name="Claims", exact=True).click()
     shown.get_by_text("✓ holds").first.wait_for()
-    shown.locator("tbody tr").first.click()
+    shown.locator("tbody tr:visible").first.click()
     shown.locator("h4").wait_for()
     shown.get_by_role("button", name="Parallel coordinates").click()
     until(runs_page, "runs.view, runs.state", "('parallel', 'result')", 40)
     shown.locator(".geowb-plot canvas").first.wait_for()
-    runs_page.screenshot("runs_explorer_parallel")
+    runs_page.page.wait_for_timeout(600)
+    keep(shown, runs_page.screenshot("runs_explorer_parallel"))
 
 
 def test_runs_are_chosen_in_a_plot(runs_page):
@@ -375,7 +377,7 @@ def test_a_study_is_run_from_its_form(study_page, lab):
     study_page.page.wait_for_function(
         "jupyterapp.shell.currentWidget.context?.path.endsWith('notebook.ipynb')"
     )
-    study_page.page.evaluate("jupyterapp.shell.currentWidget.close()")
+    study_page.page.evaluate("jupyterapp.shell.currentWidget.dispose()")
     study_page.page.wait_for_function("document.querySelectorAll('.jp-Notebook').length === 1")
 
 
@@ -385,7 +387,7 @@ def test_a_sweep_is_stopped_and_resumed(study_page):
     shown.get_by_text("3 runs: epochs").wait_for()
     shown.get_by_role("button", name="Run", exact=True).click()
     shown.get_by_text("running").first.wait_for(timeout=60_000)
-    study_page.screenshot("study_runner_progress")
+    keep(shown, study_page.screenshot("study_runner_progress"))
     shown.get_by_role("button", name="Stop", exact=True).click()
     shown.get_by_text("Stopped").wait_for()
     until(study_page, "runner._work.busy", "False", 30)
@@ -428,7 +430,10 @@ def test_a_panel_fits_and_can_be_read_and_reached(start_page, title, width):
     start_page.page.set_viewport_size({"width": width, "height": SIZES[width]})
     shown = panel(start_page, title)
     start_page.page.wait_for_timeout(500)
-    start_page.screenshot(f"{title.lower().replace(' ', '_')}_{width}")
+    name = title.lower().replace(" ", "_")
+    start_page.screenshot(f"{name}_{width}")
+    if width == 1280:
+        keep(shown, start_page.screenshot(f"{name}_alone"))
     wide = "one => [one.scrollWidth, one.clientWidth, one.getBoundingClientRect().right]"
     inside, room, right = shown.evaluate(wide)
     assert inside <= room + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from harness import Chromium, Lab, NotebookPage
@@ -35,6 +36,11 @@ def until(page: NotebookPage, code: str, wanted: str, seconds: float = 20) -> No
     while (found := page.ask(code)) != wanted:
         assert time.monotonic() < end, f"{code} is {found}, not {wanted}"
         page.page.wait_for_timeout(100)
+
+
+def keep(inside: Locator, file: Path) -> None:
+    """Store a panel alone in place of the whole page, for the pictures of the docs."""
+    inside.screenshot(path=file)
 
 
 def serial(page: NotebookPage, inside: Locator) -> int:

@@ -27,7 +27,9 @@ function legend(model, node) {
       part.append(`${item.high} ${item.unit}`);
     } else {
       const box = make("i", "", part);
-      box.style.background = item.colour;
+      const turn = item.hatch === "/" ? "135deg" : "45deg";
+      box.style.background = item.hatch
+        ? `repeating-linear-gradient(${turn}, ${item.colour} 0 2px, #fff 2px 5px)` : item.colour;
       part.append(item.name);
     }
   }

@@ -73,6 +73,6 @@ function render({ model, el }) {
 
   model.on("change:item", draw);
   draw();
-  return () => { model.off("change:item", draw); clear(); };
+  return () => { latest++; model.off("change:item", draw); clear(); };
 }
 export default { render };
