@@ -95,7 +95,7 @@ def test_views_from_before_a_restart_do_not_come_back(page):
 
 def test_a_renamed_notebook_keeps_its_views(page, lab):
     page.save()
-    page.page.evaluate("jupyterapp.serviceManager.contents.rename('views.ipynb', 'renamed.ipynb')")
+    page.page.evaluate("geowbTest.panel().context.rename('renamed.ipynb')")
     page.page.wait_for_function("geowbTest.panel().context.path === 'renamed.ipynb'")
     page.save()
     page.page.goto(lab.address("renamed.ipynb", "renamed"))
