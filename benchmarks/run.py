@@ -2,6 +2,7 @@
 
     python benchmarks/run.py            all of them
     python benchmarks/run.py start      those of benchmarks/bench_start.py, printed only
+    python benchmarks/run.py --append widgets    put below the last whole run in results.md
 
 Each row compares geowb with what a person would do without it, in the same run on the same
 machine. A row can have a limit; one that is over its limit makes the whole fail.
@@ -77,7 +78,8 @@ def kilobytes(key: str) -> int:
 def main() -> int:
     """Run the benchmarks that are named, or all, and tell whether each keeps its limit."""
     found = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
-    named = sys.argv[1:] or found
+    append = sys.argv[1:2] == ["--append"]
+    named = sys.argv[1 + append :] or found
     if unknown := sorted(set(named) - set(found)):
         print(f"There is no benchmark {', '.join(unknown)}. Known: {', '.join(found)}.")
         return 2
@@ -87,11 +89,15 @@ def main() -> int:
         print(f"== {name}", flush=True)
         rows += (new := importlib.import_module(f"bench_{name}").rows())
         print(table(new), flush=True)
+    results = HERE / "results.md"
+    if append:
+        text = f"\nMeasured alone. {machine()}\n\n{table(rows)}\n"
+        results.write_text(results.read_text("utf-8") + text, encoding="utf-8")
     if not sys.argv[1:]:
         text = "Made by `make bench`; the ratio is geowb's value over the other's.\n\n"
         text = f"# Benchmarks\n\n{text}{machine()}\n\n{table(rows)}\n"
-        (HERE / "results.md").write_text(text, encoding="utf-8")
-        print(f"\nWritten: {HERE / 'results.md'}")
+        results.write_text(text, encoding="utf-8")
+        print(f"\nWritten: {results}")
     return int(any(row.exceeded for row in rows))
 
 

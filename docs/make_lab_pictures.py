@@ -17,7 +17,7 @@ FIGURES = ROOT / "docs" / "figures"
 PICTURES = {
     "catalog_alone": "lab_catalog",
     "scene_explorer_alone": "lab_scene",
-    "study_runner_progress": "lab_study",
+    "run_a_study_alone": "lab_study",
     "runs_explorer_parallel": "lab_runs",
 }
 

@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "models",
             "nec",
         ),
-        *("plots", "predict", "readout", "train", "world"),
+        *("plots", "predict", "readout", "train", "widgets", "world"),
     ],
     submod_attrs={
         "bands": ["HLS6"],
