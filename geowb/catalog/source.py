@@ -277,7 +277,8 @@ class Source:
         ----------
         progress
             Whether a line on standard error tells how far it is; or a function of the share that
-            is here and a sentence, which ends the download by raising.
+            is here and a sentence, which ends the download by raising. Data sets of the Hugging
+            Face hub and archives that are being unpacked do not ask it.
 
         Raises
         ------

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     import xarray as xr
     from IPython.display import Image
 
-__all__ = ["COLOURS", "frame", "holoviews", "layout", "north_up", "on_grid", "png", "show"]
+__all__ = [
+    "COLOURS",
+    "frame",
+    "holoviews",
+    "layout",
+    "north_up",
+    "on_grid",
+    "packed",
+    "png",
+    "show",
+]
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -130,13 +140,22 @@ def png(element: Any, *, inches: float | tuple[float, float] = 3.0, dpi: int = 9
     inches
         Height and width of one panel; or width and height of the whole.
     """
+    hv = holoviews()
+    with _placed_only():
+        figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
+    return packed(figure, dpi)
+
+
+def packed(figure: Any, dpi: int) -> bytes:
+    """Store a figure of matplotlib as the bytes of a PNG of 256 colours.
+
+    >>> len(packed(figure, dpi=90))  # doctest: +SKIP
+    41872
+    """
     import io
 
     import PIL.Image
 
-    hv = holoviews()
-    with _placed_only():
-        figure = hv.renderer("matplotlib").get_plot(element.opts(fig_inches=inches)).state
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     picture = PIL.Image.open(buffer).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)

@@ -14,7 +14,7 @@ from geowb.errors import did_you_mean
 from geowb.widgets import drawing
 from geowb.widgets.frames import open_frames
 from geowb.widgets.painting import NOTHING, Painter, Wanted
-from geowb.widgets.panel import Panel, Thing, escaped, guarded, note
+from geowb.widgets.panel import Panel, Thing, discard, escaped, guarded, note
 from geowb.widgets.parts import Picture, Table
 from geowb.widgets.work import Turn
 
@@ -82,12 +82,13 @@ class CatalogBrowser(Panel):
         self.catalog = catalog if isinstance(catalog, Catalog) else open_catalog(catalog)
         self._rows: list[dict[str, str]] = []
         self._preview_of: tuple[Any, ...] = ()
-        self._fetching = False
+        self._fetching: object = None  # stands for the download that goes on
+        self._openable = self._asking = False
         self._image: np.ndarray | None = None
         super().__init__("Catalog", (self._make(),))
         self._connect()
         self._read()
-        self.take(traits)
+        self.take({name: traits[name] for name in sorted(traits, key=_first)})
 
     # --- parts ---
 
@@ -215,10 +216,15 @@ class CatalogBrowser(Panel):
     def _chosen(self, _: Any) -> None:
         self._table.selected = [self.selected] if self.selected else []
         source = self.source
-        self._choices.children = ()
-        self.choices = {}
-        if source is not None:
-            self._ask(source)
+        old, self._choices.children = self._choices.children, ()
+        discard(control for control in old if control is not self._seed)
+        self._asking = True  # so that the preview is begun once
+        try:
+            self.choices = {}
+            if source is not None:
+                self._ask(source)
+        finally:
+            self._asking = False
         self._show()
 
     def _ask(self, source: Source) -> None:
@@ -249,7 +255,7 @@ class CatalogBrowser(Panel):
             value = self.choices.get(control.description)
             if value is not None and control.value != value:
                 control.value = value
-        if self.source is not None:
+        if self.source is not None and not self._asking:
             self._show()
 
     def _show(self) -> None:
@@ -262,12 +268,11 @@ class CatalogBrowser(Panel):
         status, unasked = self._status(source)
         self._about.value = _about(source, status, self._code())
         scene = source.entry.driver.name != "archive" or source.reader({})[0] is not None
-        closed = not scene or status == "missing" or bool(unasked) or self._fetching
-        self._open_button.disabled = closed
+        self._openable = scene and status != "missing" and not unasked
+        self._allow()
         self._open_button.tooltip = "Open it, as `scene`" if scene else source.not_a_scene
         remote = status == "remote" and not source.streamed
         self._get_button.layout.display = "" if remote else "none"
-        self._get_button.disabled = self._fetching
         self._get_button.tooltip = f"Download it ({source.entry.metadata.size or 'size not known'})"
         wanted = (source, tuple(self.choices.items()), self.seed)
         if self._fetching or wanted == self._preview_of:
@@ -283,6 +288,11 @@ class CatalogBrowser(Panel):
                 self.say(f"{source.name}: type a value for {unasked[0]}.")
             else:
                 self._filter()
+
+    def _allow(self) -> None:
+        """Enable the buttons that make sense now."""
+        self._open_button.disabled = not self._openable or self._fetching is not None
+        self._get_button.disabled = self._fetching is not None
 
     def _status(self, source: Source) -> tuple[str, list[str]]:
         """Where an entry's data is, and which placeholders without listed values have none yet."""
@@ -349,25 +359,32 @@ class CatalogBrowser(Panel):
         if source is None:
             self.say("Choose a data set first.")
             return
-        self._fetching = True
+        self._fetching = mine = object()
         self._show()
-        self.work(partial(self._fetch, source), f"Fetching {source.name} ...")
+        self.work(partial(self._fetch, source, mine), f"Fetching {source.name} ...")
 
-    def _fetch(self, source: Source, turn: Turn) -> None:
+    def _fetch(self, source: Source, mine: object, turn: Turn) -> None:
         try:
             place = source.get(progress=turn.at)
         finally:
-            self._fetching = False
+            self._fetched(mine)
         self._read()
         self.say(f"{source.name} lies in {place}.")
         self._show()
 
     def stop(self) -> None:
         """Stop what goes on; a download goes on from there the next time."""
-        fetching, self._fetching = self._fetching, False
+        fetching = self._fetching
+        self._fetched(fetching)
         super().stop()
         if fetching:
             self.say("The download was stopped; Fetch goes on from there.")
+
+    def _fetched(self, mine: object) -> None:
+        """Note that a download has ended, if it is the one that goes on."""
+        if self._fetching is mine:
+            self._fetching = None
+            self._allow()
 
     def picture(self) -> bytes | None:
         """PNG of the list, or of the chosen entry with its preview."""
@@ -383,6 +400,11 @@ class CatalogBrowser(Panel):
 
     def __repr__(self) -> str:
         return f"CatalogBrowser({self.catalog.path.name}, {len(self.catalog)} entries)"
+
+
+def _first(name: str) -> int:
+    """Order in which traits are set: what an entry is opened with after the entry."""
+    return ("seed", "selected", "choices").index(name) if name in ("selected", "choices") else 0
 
 
 def _row(row: dict[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from geowb.errors import RequestError, did_you_mean
 from geowb.widgets import drawing
 from geowb.widgets.frames import MOST, Frames, View, open_frames
 from geowb.widgets.painting import NOTHING, STRETCHES, Painted, Painter, Wanted
-from geowb.widgets.panel import Panel, Thing, escaped, guarded, note, whole
+from geowb.widgets.panel import Panel, Thing, discard, escaped, guarded, note, whole
 from geowb.widgets.parts import Picture, Plot
 from geowb.widgets.series import as_curves, draw_series, table_of
 from geowb.widgets.work import Turn
@@ -170,6 +170,9 @@ class SceneExplorer(Panel):
     def _opened(self, change: dict[str, Any]) -> None:
         if change["new"] is None and change["old"] is None:
             return
+        self._map_button.disabled = True
+        old, self._map.children = self._map.children, ()
+        discard(old)
         if self._painter is not None:  # what is chosen in one scene says nothing about another
             self._painter = None
             self.pixel = self.box = self.view = None
@@ -227,7 +230,8 @@ class SceneExplorer(Panel):
         self._overlay.options = painter.layers
         self._overlay.disabled = self._opacity.disabled = len(painter.layers) == 1
         self._clouds.disabled = "fmask" not in frames.scene
-        self._map_button.disabled = frames.scene.rio.crs is None or frames.axis == "sample"
+        nowhere = frames.scene.rio.crs is None or frames.axis == "sample"
+        self._map_button.disabled = nowhere or not frames.bands
 
     def _show_controls(self) -> None:
         for name in _CONTROLS:
@@ -342,7 +346,12 @@ class SceneExplorer(Panel):
 
     @guarded
     def _mapped(self) -> None:
-        self.work(lambda _: setattr(self._map, "children", (self.map(),)), "Making the map ...")
+        self.aside(self._put_map, "Making the map ...")
+
+    def _put_map(self, turn: Turn) -> None:
+        made = self.map()
+        old, self._map.children = self._map.children, () if turn.over else (made,)
+        discard([*old, made] if turn.over else old)
 
     def map(self, **options: Any) -> Any:
         """Show the scene on a map that can be moved, by `geowb.show_map`.
@@ -354,7 +363,10 @@ class SceneExplorer(Panel):
         painter = self._ready()
         look, scene = painter.looks.get(self.show), painter.frames.scene
         bands = look.bands if look and look.kind == "rgb" else ()
-        extra = [] if self.overlay == NOTHING else [scene[self.overlay]]
+        extra = []
+        if self.overlay != NOTHING:
+            label, axis = scene[self.overlay], painter.frames.axis
+            extra = [label.isel({axis: self.date}) if axis in label.dims else label]
         made = show_map(scene, *extra, bands=bands, time=self.date, **options)
         self.say(painter.sentence(self.view))
         return made

@@ -142,6 +142,7 @@ class Picks(ipywidgets.HBox):
         for box in self._boxes.values():
             box.observe(self._ticked, "value")
         super().__init__(list(self._boxes.values()), layout={"flex_flow": "row wrap"})
+        self.add_class("geowb-picks")
 
     def _ticked(self, _: Any) -> None:
         self.value = [name for name, box in self._boxes.items() if box.value]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geowb.bands import HLS6
 from geowb.errors import DataError, RequestError
 from geowb.widgets.work import Turn
 
@@ -27,6 +28,8 @@ _HELD = 400 * 2**20
 _CACHE = 256 * 2**20
 #: Rows that are read at a time of what has no chunks.
 _STRIP = 512
+#: Dates of which a few pixels are compared with the files.
+_PROVED = 6
 #: Pixels of one date up to which it is read whole where it has no overviews.
 _WHOLE = 2048**2
 
@@ -115,11 +118,13 @@ class Files:
     def agrees(self, frames: Frames) -> bool:
         """Whether the files hold the values of a scene, by a few pixels: its arrays may be new."""
         rows, columns = frames.shape
-        for share in (0.5, 0.21, 0.83):
+        dates = np.unique(np.linspace(0, frames.count - 1, min(frames.count, _PROVED)).astype(int))
+        for number, date in enumerate([0, 0, *dates.tolist()]):
+            share = (0.21, 0.83, 0.5)[min(number, 2)]
             top, left = int(share * rows), int((1 - share) * columns)
             view = View(top, min(top + 4, rows), left, min(left + 4, columns))
-            ours = self.read(0, frames.bands, view, 1, Turn())
-            if not np.array_equal(ours, frames.values(0, frames.bands, view), equal_nan=True):
+            ours = self.read(date, frames.bands, view, 1, Turn())
+            if not np.array_equal(ours, frames.values(date, frames.bands, view), equal_nan=True):
                 return False
         return True
 
@@ -189,6 +194,7 @@ class Frames:
         self.count = scene.sizes[self.axis] if self.axis else 1
         self.bands = [str(band) for band in scene["band"].values] if "band" in scene.dims else []
         self._lock = threading.Lock()
+        self._largest = 0.0  # number that was read
         self._small = scene.nbytes <= _HELD
         self._nodata = _nodata(scene["reflectance"]) if self.bands else ()
         if self.files is not None and (self._small or not (sure or self.files.agrees(self))):
@@ -231,6 +237,15 @@ class Frames:
         known = values.dtype.kind == "M" and len(values) > 1 and not np.isnat(values).any()
         return values if known else None
 
+    @property
+    def unit(self) -> str:
+        """Unit of the bands: as told, or that of HLS where names and numbers are like it."""
+        told = self.scene["reflectance"].attrs.get("units") if self.bands else None
+        if told not in (None, "1"):
+            return str(told)
+        counts = set(self.bands) <= set(HLS6) and 255 < self._largest <= 20_000
+        return "reflectance × 10,000" if counts else "value"
+
     def hold(self) -> None:
         """Read a small scene into memory, once."""
         with self._lock:
@@ -243,9 +258,11 @@ class Frames:
     ) -> np.ndarray:
         """Bands of one date ``(B, y, x)``, float32 with NaN, at most `most` pixels an edge."""
         step = view.step(most)
-        if self.files is not None:
-            return self.files.read(date, bands, view, step, turn)
-        return self.values(date, bands, view, step, turn)
+        how = self.values if self.files is None else self.files.read
+        found = how(date, bands, view, step, turn)
+        if not self._largest:  # the first picture tells
+            self._largest = float(np.nanmax(np.abs(found), initial=0))
+        return found
 
     def values(
         self, date: int, bands: Sequence[str], view: View, step: int = 1, turn: Turn | None = None
@@ -263,7 +280,8 @@ class Frames:
         """Read another variable ``(y, x)`` as it is stored, at most `most` pixels an edge."""
         plane = self._at(self.scene[name], date).transpose("y", "x")
         step = view.step(most)
-        if plane.dtype.kind == "f" and step > 1 and self._small:  # single labels stay in sight
+        quantity = plane.dtype.kind == "f" and name != "fmask" and "flag_values" not in plane.attrs
+        if quantity and step > 1 and self._small:  # single labels stay in sight
             return _means(self._cut(plane, view, 1, turn), step)
         return self._cut(plane, view, step, turn)
 

@@ -42,6 +42,7 @@ def as_json(element: Any, *, rows: str = "", chosen: Sequence[int] = ()) -> dict
     """
     import json
 
+    from bokeh.document import Document
     from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource
 
@@ -57,8 +58,16 @@ def as_json(element: Any, *, rows: str = "", chosen: Sequence[int] = ()) -> dict
             "A HoloMap or DynamicMap needs a server behind it: show one frame, and set "
             "`plot.element` again from a slider's callback."
         )
+    for kind in (hv.Table, hv.ItemTable, hv.Tiles):
+        if element.traverse(lambda one: one, [kind]):
+            raise RequestError(
+                f"A {kind.__name__} needs more than BokehJS, or a network: show a table with "
+                "pandas, a map with geowb.show_map."
+            )
     with _RENDERING:
-        figure = hv.renderer("bokeh").get_plot(element).state
+        plot = hv.renderer("bokeh").get_plot(element)
+        figure = plot.state
+        plot.document = Document()  # else the one of the process keeps each plot for ever
     for source in figure.select({"type": ColumnDataSource}) if rows else ():
         if rows in source.data:
             source.name, source.selected.indices = "rows", list(chosen)

@@ -156,6 +156,8 @@ class Painter:
         unit, bands = "sample" if frames.axis == "sample" else "date", len(frames.bands)
         text = f"{frames.name}: {rows} × {columns} pixels, {frames.count} {unit}"
         text += f"{'s' * (frames.count != 1)}, {bands} band{'s' * (bands != 1)}."
+        if "world_version" in frames.scene.attrs:
+            text += " Simulated: never a measurement of a place."
         if not known:
             text += f" There is no data in this part on this {unit}."
         if not frames.coarse and view == frames.start:

@@ -7,7 +7,7 @@ import html
 import operator
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import ipywidgets
@@ -18,7 +18,7 @@ from geowb.errors import GeowbError, RequestError, did_you_mean
 from geowb.widgets.parts import Head
 from geowb.widgets.work import Latest, Turn
 
-__all__ = ["Panel", "Thing", "escaped", "guarded", "note", "whole"]
+__all__ = ["Panel", "Thing", "discard", "escaped", "guarded", "note", "whole"]
 
 #: Seconds that a cell waits for the picture that it stores.
 _PATIENCE = 10.0
@@ -95,6 +95,7 @@ class Panel(ipywidgets.VBox):
     def __init__(self, title: str = "", children: tuple[Any, ...] = (), **traits: Any) -> None:
         self._head = Head(title=title)
         self._work = Latest(self.fail, stale=True)
+        self._aside = Latest(self.fail)
         self._storing = Latest(self.fail, delay=_QUIET)
         self._handle: Any = None
         self._callback_failed = False
@@ -121,6 +122,7 @@ class Panel(ipywidgets.VBox):
         What a callback raised stays until the next action, though work that it began ends well.
         """
         if self._callback_failed:
+            self._head.fraction, self._head.stoppable = None, False
             return
         with self._head.hold_sync():
             self._head.detail = ""
@@ -157,29 +159,46 @@ class Panel(ipywidgets.VBox):
             return
         before = (self.message, self.state)
         self._begin(message)
+        self._work.ask(self._ending(job, before), self._at)
+
+    def _ending(self, job: Callable[[Turn], None], before: tuple[str, str]) -> Callable[..., None]:
+        """Say what was said before where a job ends with nothing to say."""
 
         def done(turn: Turn) -> None:
             job(turn)
-            if not turn.over and self.state == "loading":  # it had nothing to say
+            if not turn.over and self.state == "loading":
                 self.say(*before)
 
-        self._work.ask(done, self._at)
+        return done
+
+    def aside(self, job: Callable[[Turn], None], message: str) -> None:
+        """Have `job` done beside `work`, which it does not stop: a report, a map."""
+        before = (self.message, self.state)
+        self._begin(message)
+        self._aside.ask(self._ending(job, before), self._at)
 
     def _begin(self, message: str) -> None:
+        self._callback_failed = False
         with self._head.hold_sync():
             self._head.text, self._head.state, self._head.detail = message, "loading", ""
             self._head.fraction, self._head.stoppable = -1.0, True
         self.message, self.state = message, "loading"
 
     def _at(self, fraction: float, text: str) -> None:
+        if self.state != "loading":
+            return  # an error is shown
         if text:
             self._head.text = text
         self._head.fraction = float(fraction)
 
     def stop(self) -> None:
         """Stop what goes on; what was shown before stays."""
-        if self._work.stop():
+        if self._halt():
             self.say("Stopped.", "result")
+
+    def _halt(self) -> bool:
+        """Stop all work; tell whether there was any."""
+        return any([self._work.stop(), self._aside.stop()])
 
     def wait(self, seconds: float | None = 60.0) -> bool:
         """Wait until nothing goes on and the stored picture shows it; tell whether it came to that.
@@ -187,7 +206,7 @@ class Panel(ipywidgets.VBox):
         >>> Panel().wait()
         True
         """
-        done = self._work.wait(seconds)
+        done = self._work.wait(seconds) and self._aside.wait(seconds)
         if self._storing.stop():
             self._store_now(Turn())
         return done
@@ -196,10 +215,9 @@ class Panel(ipywidgets.VBox):
         """End the widget, its work and its parts."""
         if not hasattr(self, "_storing"):
             return  # it never came to be
-        self._work.stop()
+        self._halt()
         self._storing.stop()
-        for part in _parts({**vars(self), "layout": self.layout}):
-            part.close()
+        discard([*self.children, self.layout, *vars(self).values()])
         super().close()
 
     # --- what a notebook keeps ---
@@ -222,8 +240,11 @@ class Panel(ipywidgets.VBox):
         display(bundle, raw=True, metadata={"geowb": "view", "process": os.getpid()})
         self._work.wait(_PATIENCE)
         if (bundle := self._stored()) is not None:
+            # One number for all cells that show this widget, so that all keep the last picture.
+            number = self._handle.display_id if self._handle else True
             told = {"raw": True, "metadata": {"geowb": "picture"}}
-            self._handle = display(bundle, display_id=True, **told)
+            self._handle = display(bundle, display_id=number, **told)
+            self._head.stored = True
 
     def _stored(self) -> dict[str, Any] | None:
         """Picture and sentence, as a bundle; None where it cannot be drawn, which is shown."""
@@ -252,11 +273,16 @@ class Panel(ipywidgets.VBox):
         return f"{type(self).__name__}({self._head.title!r})"
 
 
-def _parts(held: Any) -> list[ipywidgets.Widget]:
-    """All widgets that something holds, and those inside them."""
-    values = held.values() if isinstance(held, dict) else held
+def discard(held: Iterable[Any]) -> None:
+    """Close the widgets among some things, and all that is inside them.
+
+    >>> box = ipywidgets.VBox([ipywidgets.Button()])
+    >>> discard([box])
+    >>> box.comm is None
+    True
+    """
     found: dict[str, ipywidgets.Widget] = {}
-    waiting = [one for one in values if isinstance(one, ipywidgets.Widget)]
+    waiting = [one for one in held if isinstance(one, ipywidgets.Widget)]
     while waiting:
         one = waiting.pop()
         if one.comm is not None and one.model_id not in found:
@@ -264,7 +290,8 @@ def _parts(held: Any) -> list[ipywidgets.Widget]:
             waiting += getattr(one, "children", ())
             looks = (getattr(one, name, None) for name in ("layout", "style"))
             waiting += [look for look in looks if isinstance(look, ipywidgets.Widget)]
-    return list(found.values())
+    for one in found.values():
+        one.close()
 
 
 def whole(name: str, value: Any, meant: Sequence[str]) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ class Head(anywidget.AnyWidget):
     #: From 0 to 1, below 0 where nobody knows how far it is, None where nothing goes on.
     fraction = t.Float(None, allow_none=True).tag(sync=True)
     stoppable = t.Bool(False).tag(sync=True)
+    #: Whether the next output of the cell is the picture that is stored of it.
+    stored = t.Bool(False).tag(sync=True)
 
     def on_stop(self, call: Callable[[], None]) -> None:
         """Have `call` called when the stop button is pressed."""
@@ -92,6 +94,7 @@ class Table(anywidget.AnyWidget):
     label = t.Unicode("").tag(sync=True)
     nothing = t.Unicode("Nothing here.").tag(sync=True)
     max_height = t.Int(300).tag(sync=True)
+    #: Home folder, for which JupyterLab writes ``~``.
     home = t.Unicode("").tag(sync=True)
 
 

@@ -17,7 +17,7 @@ from geowb.batch.progress import SweepProgress
 from geowb.batch.studies import Study, find_studies, load_study
 from geowb.errors import GeowbError, RequestError, RunFailed, did_you_mean
 from geowb.widgets.form import Field, typed
-from geowb.widgets.panel import Panel, escaped, guarded, note
+from geowb.widgets.panel import Panel, discard, escaped, guarded, note
 from geowb.widgets.parts import Table
 from geowb.widgets.runtable import RunTable
 from geowb.widgets.work import Turn
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyRunner"]
 
+_BETWEEN = 2.0  # seconds between two readings of the results
 _DEFAULTS = "the cell's own values"
 
 
@@ -79,7 +80,7 @@ class StudyRunner(Panel):
         self._about: Study | None = None
         self._fields: dict[str, Field] = {}
         self._results: RunTable | None = None
-        self._going = False  # runs are being made
+        self._going: object = None  # stands for the runs that are being made
         super().__init__("Run a study", (self._make(),))
         self._connect()
         self._names = list(find_studies())
@@ -137,7 +138,7 @@ class StudyRunner(Panel):
         self._live = note()
         self._table = Table(
             label="Results",
-            home=str(Path.home()),
+            home=Path.home().as_posix(),
             nothing="No runs yet: press Run.",
             max_height=260,
         )
@@ -157,7 +158,7 @@ class StudyRunner(Panel):
         self._find.observe(self._found, "value")
         self._reset.on_click(lambda _: setattr(self, "parameters", {}))
         self._vary_add.on_click(self._add_axis)
-        self._run_button.on_click(lambda _: self.run())
+        self._run_button.on_click(self._start)
 
     # --- the form ---
 
@@ -192,7 +193,8 @@ class StudyRunner(Panel):
         if not change["new"]:
             return
         self._about, self._fields, self._results = None, {}, None
-        self._form.children, self._run_button.disabled = (), True
+        old, self._form.children, self._run_button.disabled = self._form.children, (), True
+        discard(old)
         self._title.value = self._judged.value = self._live.value = ""
         self._table.rows = []
         about = load_study(change["new"])
@@ -286,7 +288,8 @@ class StudyRunner(Panel):
             )
             chip.on_click(lambda _, name=name: self._drop_axis(name))
             chips.append(chip)
-        self._varied.children = tuple(chips)
+        old, self._varied.children = self._varied.children, tuple(chips)
+        discard(old)
         self._judge()
 
     @guarded
@@ -343,23 +346,38 @@ class StudyRunner(Panel):
 
     # --- running ---
 
-    @guarded
     def run(self) -> None:
-        """Make the runs beside the kernel's work; `wait` waits for them, `stop` ends them."""
-        if self._about is None:
-            self.say("Choose a study first.", "empty")
-            return
+        """Make the runs beside the kernel's work; `wait` waits for them, `stop` ends them.
+
+        Raises
+        ------
+        RequestError
+            Runs go on already. What is wrong with the form is shown in it.
+        """
         if self._going:
             raise RequestError(
                 "Runs go on already: stop them first, or wait until they have ended."
             )
+        self._start()
+
+    @guarded
+    def _start(self, _: Any = None) -> None:
+        if self._about is None:
+            self.say("Choose a study first.", "empty")
+            return
         self.plan(checks=True)
-        self._going = self._run_button.disabled = True
-        told = (self._about, self._asked(), self._folder(), self.again)
+        self._going, self._run_button.disabled = object(), True
+        told = (self._about, self._asked(), self._folder(), self.again, self._going)
         self.work(partial(self._run, *told), f"{self._about.name}: starting ...")
 
     def _run(
-        self, about: Study, asked: dict[str, Any], folder: str, again: bool, turn: Turn
+        self,
+        about: Study,
+        asked: dict[str, Any],
+        folder: str,
+        again: bool,
+        mine: object,
+        turn: Turn,
     ) -> None:
         from geowb.batch.sweeps import sweep
 
@@ -367,9 +385,9 @@ class StudyRunner(Panel):
         try:
             runs = sweep(about.path, **asked, out=folder, force=again, progress=watch)
         finally:
-            self._going, self._live.value = False, ""
             self._show_results()
-            if not turn.over:
+            if self._going is mine:
+                self._going, self._live.value = None, ""
                 self._judge()
         failed = [one for one in runs if one.error]
         told = f"{len(runs) - len(failed)} of {len(runs)} done"
@@ -383,8 +401,8 @@ class StudyRunner(Panel):
 
     def stop(self) -> None:
         """End the runs that go on; they are removed, what had ended is kept."""
-        if self._work.stop():
-            self._going = False
+        if self._halt():
+            self._going, self._live.value = None, ""
             self._judge()
             self.say("Stopped: unfinished runs are removed, what had ended is kept.")
 
@@ -435,7 +453,7 @@ class _Watch(SweepProgress):
         self._panel, self._turn = panel, turn
         self._cells: dict[str, tuple[str, int, int]] = {}
         self._noted: list[str] = []
-        self._drawn = 0.0
+        self._drawn = self._read = 0.0
 
     def begin(self, before: int, at_a_time: int) -> None:
         super().begin(before, at_a_time)
@@ -460,7 +478,11 @@ class _Watch(SweepProgress):
 
     def ended(self, name: str, status: str, seconds: float) -> None:
         super().ended(name, status, seconds)
-        self._panel._show_results()
+        if (
+            time.monotonic() - self._read > _BETWEEN
+        ):  # reading all runs of a large folder takes time
+            self._read = time.monotonic()
+            self._panel._show_results()
         self._draw(now=True)
 
     def _draw(self, *, now: bool = False) -> None:

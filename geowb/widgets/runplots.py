@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geowb.plots.axes import COLOURS
+from geowb.plots.axes import COLOURS, packed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Axis", "axes_of", "draw_parallel", "draw_scatter", "parallel", "scatter", "short"]
 
+_DPI = 100  # of a stored picture
 _LEVELS = 12  # of a parameter that is not a number, on one axis
 
 
@@ -211,8 +212,6 @@ def draw_parallel(frame: pd.DataFrame, axes: Sequence[Axis], colour: str) -> byt
     """Draw the same as a PNG."""
     from matplotlib.figure import Figure
 
-    from geowb.widgets.stored import packed
-
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     panel = figure.add_subplot()
     shades, names = _shades(frame, colour)
@@ -225,14 +224,12 @@ def draw_parallel(frame: pd.DataFrame, axes: Sequence[Axis], colour: str) -> byt
     panel.set_xticks(range(len(axes)), [short(axis.name) for axis in axes], rotation=15, fontsize=7)
     panel.set_yticks([])
     _legend(panel, names, colour)
-    return packed(figure)
+    return packed(figure, _DPI)
 
 
 def draw_scatter(frame: pd.DataFrame, x: str, y: str, colour: str, units: dict[str, str]) -> bytes:
     """Draw the same as a PNG."""
     from matplotlib.figure import Figure
-
-    from geowb.widgets.stored import packed
 
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     panel = figure.add_subplot()
@@ -247,7 +244,7 @@ def draw_scatter(frame: pd.DataFrame, x: str, y: str, colour: str, units: dict[s
     panel.tick_params(labelsize=7)
     panel.grid(alpha=0.3)
     _legend(panel, names, colour)
-    return packed(figure)
+    return packed(figure, _DPI)
 
 
 def _legend(panel: Any, names: dict[str, str], colour: str) -> None:

@@ -82,6 +82,7 @@ class RunsExplorer(Panel):
         self._runs: RunTable | None = None
         self._plotted: list[str] = []
         self._verdicts: list[Verdict] | None = None
+        self._reading = self._tapping = False
         self._settled = False  # whether what was asked for at the beginning has been judged
         super().__init__("Runs", (self._make(),))
         self._connect()
@@ -111,7 +112,7 @@ class RunsExplorer(Panel):
         self._axes = ipywidgets.HBox([self._x, self._y, self._colour])
         for row in (top, self._axes):
             row.add_class("geowb-gap")
-        home = str(Path.home())
+        home = Path.home().as_posix()
         self._table = Table(label="Runs", multiple=True, home=home, max_height=340)
         self._ledger = Table(label="Claims of the papers", max_height=340, columns=_CLAIM_COLUMNS)
         self._page = Table(
@@ -150,14 +151,22 @@ class RunsExplorer(Panel):
     @t.observe("folder")
     @guarded
     def _placed(self, _: Any) -> None:
+        self._page.layout.display = "none"  # of another folder
         self.refresh()
 
     @guarded
     def refresh(self) -> None:
         """Read the folder again."""
+        self._reading = True
         self.work(self._read, f"Reading the runs in {self.folder} ...")
 
     def _read(self, turn: Turn) -> None:
+        try:
+            self._read_all(turn)
+        finally:
+            self._reading = turn.over  # then another reading has been asked for
+
+    def _read_all(self, turn: Turn) -> None:
         from geowb.batch.results import read_runs
 
         folder = Path(self.folder).expanduser()
@@ -167,7 +176,7 @@ class RunsExplorer(Panel):
         if not records:
             self._reveal()
             self._study.options = [("no runs", "")]
-            told = f"No runs in {self.folder} yet: make one with StudyRunner, or by geowb run."
+            told = f"No runs in {self.folder} yet: make one with StudyRunner, then press Refresh."
             self.say(told, "empty")
             return
         studies = list(dict.fromkeys(one.study or "" for one in records))
@@ -235,14 +244,14 @@ class RunsExplorer(Panel):
     @t.observe("study")
     @guarded
     def _studied(self, change: dict[str, Any]) -> None:
-        if self._runs is not None and change["new"] != self._runs.study:
+        if self._runs is not None and change["new"] != self._runs.study and not self._reading:
             self._load(change["new"])
             self.work(self._show)
 
     @t.observe("view", "x", "y", "colour")
     @guarded
     def _changed(self, change: dict[str, Any]) -> None:
-        if self._runs is None:
+        if self._runs is None or self._reading:  # what is read is shown as it is wanted then
             return
         if change["name"] != "view":
             getattr(self, f"_{change['name']}").value = change["new"]
@@ -307,10 +316,13 @@ class RunsExplorer(Panel):
         self._plotted = [str(path) for path in done["path"]]
         chosen = [self._plotted.index(one) for one in self.selected if one in self._plotted]
         item = as_json(element, rows="run", chosen=chosen)
+        self._tapping = True  # not by a person
         with self._plot.hold_sync():
+            self._plot.selected = chosen
             self._plot.serial += 1
             self._plot.alt = f"{len(done)} runs; the table has the same numbers"
             self._plot.item = item
+        self._tapping = False
 
     def _remark(self, text: str) -> Any:
         self._text.value = f"<span class='geowb-muted'>{escaped(text)}</span>"
@@ -338,8 +350,13 @@ class RunsExplorer(Panel):
 
     @guarded
     def _tapped(self, change: dict[str, Any]) -> None:
-        if change["new"] or self.selected:
+        if self._tapping:
+            return
+        self._tapping = True
+        try:
             self.selected = [self._plotted[i] for i in change["new"] if i < len(self._plotted)]
+        finally:
+            self._tapping = False
 
     @t.observe("selected")
     @guarded
@@ -347,7 +364,8 @@ class RunsExplorer(Panel):
         self._table.selected = list(change["new"])
         if self._runs is None:
             return
-        if self.view == "compare":
+        plotted = self.view in ("scatter", "parallel") and not self._tapping
+        if (self.view == "compare" or plotted) and not self._reading:
             self.work(self._show)
         else:
             self.say(self._sentence())
@@ -363,6 +381,7 @@ class RunsExplorer(Panel):
             self._verdicts = judge(papers, self._records)
         own = [(i, v) for i, v in enumerate(self._verdicts) if papers[v.paper].study == runs.study]
         self._ledger.nothing = "The ledger has no claim about this study."
+        self._ledger.selected = []
         self._ledger.rows = [{"key": str(i), "cells": _claim_cells(one)} for i, one in own]
         return (self._ledger, self._remark("Press a claim to see why."))
 
@@ -384,14 +403,14 @@ class RunsExplorer(Panel):
     @guarded
     def report(self) -> None:
         """Write the report of the folder beside the kernel's work; a link to it appears."""
-        self.work(self._write, "Writing the report ...")
+        self.aside(self._write, "Writing the report ...")
 
     def _write(self, turn: Turn) -> None:
         from geowb.batch.reports import report
 
         page = report(self.folder)
         turn.check()
-        link = {"text": page.name, "file": str(page), "title": str(page)}
+        link = {"text": page.name, "file": page.as_posix(), "title": str(page)}
         self._page.rows = [{"key": "page", "cells": {"page": link}}]
         self._page.layout.display = ""
         self.say(f"The report is written: {page.name}.")

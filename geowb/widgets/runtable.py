@@ -137,7 +137,7 @@ def _key_metrics(study: str, records: Sequence[Record], metrics: dict[str, str])
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
     notebook, good = Path(row["path"]) / "notebook.ipynb", row["status"] == "done"
-    link = {"file": str(notebook)} if notebook.is_file() else {}
+    link = {"file": notebook.as_posix()} if notebook.is_file() else {}
     sign, tone = ("✓", "good") if good else ("✗", "bad")
     return {
         "run": {"text": row["run"], "title": row["path"]} | link,

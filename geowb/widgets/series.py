@@ -42,11 +42,6 @@ def _points(series: pd.DataFrame, frames: Frames) -> tuple[str, list[tuple[str, 
     return "band", [("pixel", np.arange(len(bands)), series[bands].to_numpy()[0])]
 
 
-def _unit(series: pd.DataFrame, frames: Frames) -> str:
-    most = float(np.nanmax(np.abs(series[frames.bands].to_numpy()), initial=0))
-    return "reflectance × 10,000" if 255 < most <= 20_000 else "value"
-
-
 def as_curves(series: pd.DataFrame, frames: Frames, pixel: tuple[int, int]) -> tuple[Any, str]:
     """Draw a pixel as a live plot, and say in words what it shows; None where it has no bands."""
     from geowb.plots.axes import holoviews
@@ -55,7 +50,7 @@ def as_curves(series: pd.DataFrame, frames: Frames, pixel: tuple[int, int]) -> t
         return None, ""
     hv = holoviews(live=True)
     label, lines = _points(series, frames)
-    unit, drawn = _unit(series, frames), []
+    unit, drawn = frames.unit, []
     cloudy = series["cloudy"].to_numpy()
     for number, (name, x, y) in enumerate(lines):
         colour, mark = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
@@ -109,7 +104,7 @@ def draw_series(axes: Any, series: pd.DataFrame, frames: Frames) -> None:
                 *(x[which], y[which], _MPL[number % len(_MPL)]),
                 **{"color": colour, "markerfacecolor": fill, "markersize": 5},
             )
-    axes.set_ylabel(_unit(series, frames), fontsize=8)
+    axes.set_ylabel(frames.unit, fontsize=8)
     axes.set_xlabel(label, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["card", "framed", "packed"]
+from geowb.plots.axes import packed
+
+__all__ = ["card", "framed"]
 
 _DPI = 100
 _WIDE = 9.0  # inches
 _CUT = 60  # characters of a cell
 _LETTER = 0.071  # inches of a letter of 8 points, and what lies between columns
-
-
-def packed(figure: Any) -> bytes:
-    """Store a figure of matplotlib as a PNG of 256 colours."""
-    import PIL.Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight")
-    picture = PIL.Image.open(buffer).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
-    buffer = io.BytesIO()
-    picture.save(buffer, "png", optimize=True)
-    return buffer.getvalue()
 
 
 def card(
@@ -55,7 +44,7 @@ def card(
     axes.set_ylim(height, 0)
     down = 0.22
     if title:
-        axes.text(0.05, down, title, fontsize=11, fontweight="bold", va="center")
+        axes.text(0.05, down, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
         down += 0.3
     for line in wrapped:
         axes.text(0.05, down, line, fontsize=9, va="center", parse_math=False)
@@ -64,7 +53,7 @@ def card(
         down = _grid(axes, down, columns, shown)
     if left:
         axes.text(0.05, down, f"and {left} more", fontsize=8, va="center", color="#545454")
-    return packed(figure)
+    return packed(figure, _DPI)
 
 
 def _grid(axes: Any, down: float, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
@@ -110,8 +99,8 @@ def framed(
     panels = figure.subplots(1, 2 if chart else 1, squeeze=False)[0]
     panels[0].imshow(image, interpolation="nearest")
     panels[0].set(xticks=[], yticks=[])
-    panels[0].set_title(title, fontsize=10)
-    panels[0].set_xlabel("\n".join(textwrap.wrap(caption, 66)), fontsize=8)
+    panels[0].set_title(_literal(title), fontsize=10)
+    panels[0].set_xlabel(_literal("\n".join(textwrap.wrap(caption, 66))), fontsize=8)
     _mark(panels[0], image.shape, mark, box)
     squares = [_square(item) for item in legend if "colour" in item]
     if squares:
@@ -129,10 +118,19 @@ def framed(
         colours = matplotlib.cm.ScalarMappable(
             span, LinearSegmentedColormap.from_list("", item["colours"])
         )
-        figure.colorbar(colours, ax=panels[0], shrink=0.7, label=item["unit"])
+        figure.colorbar(colours, ax=panels[0], shrink=0.7, label=_literal(item["unit"]))
     if chart:
         chart(panels[1])
-    return packed(figure)
+    return packed(figure, _DPI)
+
+
+def _literal(text: str) -> str:
+    r"""Text in which a dollar is a dollar, for what matplotlib would read as a formula.
+
+    >>> _literal("5 $")
+    '5 \\$'
+    """
+    return text.replace("$", r"\$")
 
 
 def _square(item: dict[str, Any]) -> Any:
@@ -141,8 +139,10 @@ def _square(item: dict[str, Any]) -> Any:
 
     if hatch := item.get("hatch"):
         colour = item["colour"]
-        return Patch(facecolor="white", edgecolor=colour, hatch=hatch * 4, label=item["name"])
-    return Patch(facecolor=item["colour"], label=item["name"])
+        return Patch(
+            facecolor="white", edgecolor=colour, hatch=hatch * 4, label=_literal(item["name"])
+        )
+    return Patch(facecolor=item["colour"], label=_literal(item["name"]))
 
 
 def _mark(axes: Any, shape: tuple[int, ...], mark: Sequence[float], box: Sequence[float]) -> None:

@@ -186,6 +186,21 @@ def test_the_notebook_keeps_the_last_picture(scene_page, explorer, lab):
     assert colours[0] > 15 > 3 > colours[1]  # a grey picture, where there was a coloured one
 
 
+def test_the_explorer_comes_back_when_the_page_is_loaded_again(scene_page, explorer):
+    scene_page.ask("explorer.date, explorer.pixel = 1, (40, 50)\nexplorer.wait()")
+    scene_page.save()
+    scene_page.reload()
+    again = panel(scene_page, "Scene explorer")
+    again.get_by_text("2022-06-18: natural colour").wait_for()
+    again.get_by_text("row 40, column 50").first.wait_for()
+    again.locator(".geowb-plot canvas").first.wait_for()
+    assert scene_page.page.locator(".jp-RenderedImage:visible").count() == 0  # the stored picture
+    labelled(again, "Date").focus()
+    scene_page.page.keyboard.press("ArrowRight")
+    until(scene_page, "explorer.date", "2")
+    again.get_by_text("2022-08-12: natural colour").wait_for()
+
+
 def test_the_scene_is_shown_on_a_map(scene_page, explorer):
     explorer.get_by_role("button", name="Map", exact=True).click()
     explorer.locator(".leaflet-container").wait_for(timeout=60_000)
@@ -194,6 +209,7 @@ def test_the_scene_is_shown_on_a_map(scene_page, explorer):
     loaded = f"{tiles.format('')} > 0 && {tiles.format('')} === {tiles.format('-loaded')}"
     scene_page.page.wait_for_function(loaded, timeout=30_000)
     explorer.locator(".leaflet-container").scroll_into_view_if_needed()
+    scene_page.page.wait_for_timeout(500)  # tiles fade in
     scene_page.screenshot("scene_explorer_map")
     scene_page.ask("explorer._map.children = ()")
 

@@ -87,13 +87,12 @@ CONTRAST = """root => {
 #: Names of what can be reached by Tab in a panel but shows no focus, or has no name.
 FOCUS = """root => {
   const found = [];
-  const kinds = 'button, select, input, textarea, a[href], summary, [tabindex="0"]';
+  const kinds = 'button, select, input, textarea, a[href], summary, [tabindex="0"], .noUi-handle';
   for (const node of root.querySelectorAll(kinds)) {
     if (!node.checkVisibility() || node.disabled || node.closest('.geowb-plot, .leaflet-container'))
       continue;
     const name = node.getAttribute('aria-label') || node.title || node.textContent.trim()
-      || node.labels?.[0]?.textContent.trim() || node.placeholder
-      || node.closest('.widget-inline-hbox')?.textContent.trim();
+      || node.labels?.[0]?.textContent.trim() || node.placeholder;
     if (!name) found.push(`no name: ${node.outerHTML.slice(0, 120)}`);
     node.focus({ focusVisible: true });
     const style = getComputedStyle(node);

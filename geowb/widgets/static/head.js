@@ -6,21 +6,41 @@ function make(tag, name, parent) {
   return node;
 }
 
+// What ipywidgets leaves without a name: handles of sliders, buttons of which one is pressed.
+function name(panel) {
+  for (const handle of panel.querySelectorAll(".noUi-handle")) {
+    const label = handle.closest(".widget-inline-hbox")?.querySelector(".widget-label");
+    if (label?.textContent && handle.ariaLabel !== label.textContent) handle.ariaLabel = label.textContent;
+  }
+  for (const button of panel.querySelectorAll(".widget-toggle-buttons button")) {
+    const pressed = String(button.classList.contains("mod-active"));
+    if (button.ariaPressed !== pressed) button.ariaPressed = pressed;
+  }
+  for (const group of panel.querySelectorAll(".geowb-picks")) {
+    const label = group.closest(".geowb-field")?.querySelector(".geowb-text");
+    group.setAttribute("role", "group");
+    if (label && group.ariaLabel !== label.textContent) group.ariaLabel = label.textContent.trim();
+  }
+}
+
 // The output after ours holds the PNG for readers without a kernel; beside the living view it goes.
-function hideStored(el) {
+function hideStored(el, model) {
   const own = el.closest(".jp-OutputArea-child");
   const area = own?.parentElement;
   if (!area) return undefined;
   own.querySelector(".geowb-panel")?.setAttribute("data-lm-suppress-shortcuts", "true");
   const hide = () => {
     const next = own.nextElementSibling;
-    if (next?.querySelector(".jp-RenderedImage")) next.classList.add("geowb-stored");
+    const ours = model.get("stored") && next?.querySelector(".jp-RenderedImage");
+    if (ours) next.classList.add("geowb-stored");
   };
   hide();
   const watch = new MutationObserver(hide);
   watch.observe(area, { childList: true, subtree: true });
+  model.on("change:stored", hide);
   return () => {
     watch.disconnect();
+    model.off("change:stored", hide);
     own.nextElementSibling?.classList.remove("geowb-stored");
   };
 }
@@ -61,16 +81,24 @@ function render({ model, el }) {
   model.on("change", update);
   update();
 
-  let undo, tries = 0;
+  let undo, naming, tries = 0;
   const settle = () => {
-    if (el.isConnected) undo = hideStored(el);
-    if (!undo && tries++ < 200) timer = setTimeout(settle, 50);
+    const panel = el.isConnected ? el.closest(".geowb-panel") : null;
+    if (panel) {
+      undo = hideStored(el, model);
+      let soon = 0;
+      const again = () => { soon ||= requestAnimationFrame(() => { soon = 0; name(panel); }); };
+      naming = new MutationObserver(again);
+      naming.observe(panel, { childList: true, subtree: true, attributeFilter: ["class"] });
+      again();
+    } else if (tries++ < 200) timer = setTimeout(settle, 50);
   };
   let timer = setTimeout(settle, 0);
   return () => {
     clearTimeout(timer);
     model.off("change", update);
     undo?.();
+    naming?.disconnect();
   };
 }
 export default { render };

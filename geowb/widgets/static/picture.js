@@ -144,18 +144,21 @@ function render({ model, el }) {
     else if (step) {
       const [columns, rows] = model.get("pixels"), [top, left] = model.get("origin");
       focused = true;
-      cursor = [clip(cursor[0] + (step[0] * far) / columns), clip(cursor[1] + (step[1] * far) / rows)];
-      const row = Math.min(Math.floor(cursor[1] * rows), rows - 1) + top;
-      const column = Math.min(Math.floor(cursor[0] * columns), columns - 1) + left;
+      const pixel = (share, count, move) =>
+        Math.min(Math.max(Math.floor(share * count) + move * far, 0), count - 1);
+      const column = pixel(cursor[0], columns, step[0]), row = pixel(cursor[1], rows, step[1]);
+      cursor = [(column + 0.5) / columns, (row + 0.5) / rows]; // the middle of a pixel
       clearTimeout(saying);
-      saying = setTimeout(() => { told.textContent = `row ${row}, column ${column}`; }, 300);
+      saying = setTimeout(() => {
+        told.textContent = `row ${row + top}, column ${column + left}`;
+      }, 300);
     } else if (event.key === "Enter" || event.key === " ") {
       if (tool === "box" && !corner) corner = [...cursor];
       else if (tool === "box") { send("box", [...corner, ...cursor]); corner = null; }
       else send("point", cursor);
     } else if (event.key === "Escape") {
-      corner = null;
-      send("clear", []);
+      if (corner) corner = null;
+      else send("clear", []);
     } else if (event.key === "+" || event.key === "=") send("zoom", [...cursor, 0.5]);
     else if (event.key === "-") send("zoom", [...cursor, 2]);
     else if (event.key === "0") send("whole", []);

@@ -39,8 +39,17 @@ function render({ model, el }) {
   el.classList.add("geowb-plot");
   el.setAttribute("role", "img");
   el.setAttribute("data-lm-suppress-shortcuts", "true");
-  let latest = 0, views = null;
-  const clear = () => { for (const view of views ?? []) view.remove(); views = null; };
+  let latest = 0, views = null, docs = [], drawn = null;
+  const clear = () => { // BokehJS itself keeps each document for ever
+    for (const view of views ?? []) view.remove();
+    for (const doc of docs) {
+      doc.clear();
+      const at = drawn?.documents?.indexOf(doc) ?? -1;
+      if (at >= 0) drawn.documents.splice(at, 1);
+    }
+    views = null;
+    docs = [];
+  };
 
   async function attached() { // Bokeh draws only what is in the page
     for (let tries = 0; !el.isConnected && tries < 400; tries++) {
@@ -61,7 +70,9 @@ function render({ model, el }) {
       el.replaceChildren(place);
       const found = await Bokeh.embed.embed_item(JSON.parse(JSON.stringify(item)), place);
       views = found.roots ?? found;
-      const docs = new Set([...views].map((view) => view.model.document));
+      drawn = Bokeh;
+      docs = [...new Set([...views].map((view) => view.model.document))];
+      el.setAttribute("role", "img");
       for (const doc of docs) follow(model, doc);
       el.dataset.serial = model.get("serial");
     } catch (error) {

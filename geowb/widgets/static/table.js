@@ -7,11 +7,10 @@ function make(tag, name, parent) {
 }
 
 // Where JupyterLab shows a file of this machine: inside the page where it lets us, else in a tab.
-function place(path) {
+function place(path, home) {
   const told = document.getElementById("jupyter-config-data");
   const config = told ? JSON.parse(told.textContent) : {};
   const root = (config.serverRoot ?? "").replace(/\/+$/, "");
-  const home = config.geowbHome ?? "";
   const whole = root.startsWith("~") ? home + root.slice(1) : root;
   if (!whole || !path.startsWith(`${whole}/`)) return null;
   return { path: path.slice(whole.length + 1), base: config.baseUrl ?? "/" };
@@ -34,7 +33,7 @@ function fill(cell, column, value, home) {
   if (value.tone) cell.classList.add(value.tone);
   if (value.title) cell.title = value.title;
   if (!value.file) return;
-  const where = place(value.file.replace(/^~/, home));
+  const where = place(value.file, home); // JupyterLab writes the home folder as ~
   if (!where) { cell.title = value.file; return; }
   cell.textContent = "";
   const link = make("a", "", cell);
