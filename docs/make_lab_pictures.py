@@ -32,7 +32,8 @@ def main(folder: Path) -> int:
         return 1
     for source, target in PICTURES.items():
         picture = PIL.Image.open(folder / f"{source}.png").convert("RGB")
-        small = picture.quantize(256, dither=PIL.Image.Dither.NONE)
+        spread = PIL.Image.Quantize.MAXCOVERAGE  # lines keep their colours beside the scene
+        small = picture.quantize(256, spread, kmeans=1, dither=PIL.Image.Dither.NONE)
         file = FIGURES / f"{target}.png"
         small.save(file, optimize=True)
         print(f"{file.relative_to(ROOT)}: {picture.width} x {picture.height}, "

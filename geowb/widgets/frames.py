@@ -241,9 +241,9 @@ class Frames:
     def unit(self) -> str:
         """Unit of the bands: as told, or that of HLS where names and numbers are like it."""
         told = self.scene["reflectance"].attrs.get("units") if self.bands else None
-        if told not in (None, "1"):
+        if told not in (None, "1", "1e-4"):
             return str(told)
-        counts = set(self.bands) <= set(HLS6) and 255 < self._largest <= 20_000
+        counts = told == "1e-4" or (set(self.bands) <= set(HLS6) and 255 < self._largest <= 20_000)
         return "reflectance × 10,000" if counts else "value"
 
     def hold(self) -> None:

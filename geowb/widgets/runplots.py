@@ -224,7 +224,7 @@ def draw_parallel(frame: pd.DataFrame, axes: Sequence[Axis], colour: str) -> byt
     panel.set_xticks(range(len(axes)), [short(axis.name) for axis in axes], rotation=15, fontsize=7)
     panel.set_yticks([])
     _legend(panel, names, colour)
-    return packed(figure, _DPI)
+    return packed(figure, _DPI, even=True)
 
 
 def draw_scatter(frame: pd.DataFrame, x: str, y: str, colour: str, units: dict[str, str]) -> bytes:
@@ -244,7 +244,7 @@ def draw_scatter(frame: pd.DataFrame, x: str, y: str, colour: str, units: dict[s
     panel.tick_params(labelsize=7)
     panel.grid(alpha=0.3)
     _legend(panel, names, colour)
-    return packed(figure, _DPI)
+    return packed(figure, _DPI, even=True)
 
 
 def _legend(panel: Any, names: dict[str, str], colour: str) -> None:

@@ -53,7 +53,7 @@ def card(
         down = _grid(axes, down, columns, shown)
     if left:
         axes.text(0.05, down, f"and {left} more", fontsize=8, va="center", color="#545454")
-    return packed(figure, _DPI)
+    return packed(figure, _DPI, even=True)
 
 
 def _grid(axes: Any, down: float, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
@@ -121,7 +121,7 @@ def framed(
         figure.colorbar(colours, ax=panels[0], shrink=0.7, label=_literal(item["unit"]))
     if chart:
         chart(panels[1])
-    return packed(figure, _DPI)
+    return packed(figure, _DPI, even=True)
 
 
 def _literal(text: str) -> str:
