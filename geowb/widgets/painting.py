@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ STRETCHES = {
     "all dates": "all dates alike, so that they can be compared",
     "full range": "from the smallest to the largest value of this picture",
 }
-_KEPT = 8  # pictures whose numbers are kept
+_KEPT = 16  # of the bands and the clouds of pictures
 _DATES = 24  # most dates from which the stretch of all is found
 
 
@@ -61,7 +62,7 @@ class Painter:
         self.frames = frames
         self.looks = drawing.composites(frames.bands)
         self.layers = [NOTHING, *frames.layers]
-        self._seen: dict[Any, np.ndarray] = {}
+        self._seen: dict[Any, Any] = {}
         self._limits: dict[Any, np.ndarray] = {}
         self._overlays: dict[str, drawing.Overlay] = {}
 
@@ -73,7 +74,7 @@ class Painter:
             how = self._how(wanted.overlay, plane)
             image = drawing.overlaid(image, plane, how, wanted.opacity)
             legend = legend + how.legend()
-        hidden = self.frames.hidden(wanted.date, wanted.view, turn) if wanted.clouds else None
+        hidden = self._hidden(wanted.date, wanted.view, turn) if wanted.clouds else None
         if hidden is not None:
             image = drawing.veil(image, hidden)
             legend = legend + drawing.CLOUDS
@@ -100,10 +101,18 @@ class Painter:
     def _read(self, date: int, bands: tuple[str, ...], view: View, turn: Turn) -> np.ndarray:
         """Read bands, or take them from the last few pictures."""
         key = (date, bands, view)
+        return self._kept(key, lambda: self.frames.read(date, bands, view, turn))
+
+    def _hidden(self, date: int, view: View, turn: Turn) -> np.ndarray | None:
+        """Find what clouds hide, which both the stretch and the hatching want."""
+        key = (date, "hidden", view)
+        return self._kept(key, lambda: self.frames.hidden(date, view, turn))
+
+    def _kept(self, key: Any, read: Callable[[], Any]) -> Any:
         if key not in self._seen:
             if len(self._seen) >= _KEPT:
                 self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = self.frames.read(date, bands, view, turn)
+            self._seen[key] = read()
         return self._seen[key]
 
     def _stretched(
@@ -114,7 +123,7 @@ class Painter:
         if wanted.stretch == "full range":
             return drawing.spans(values, None, (0, 100))
         if wanted.stretch == "each date" or frames.count == 1:
-            hidden = frames.hidden(wanted.date, view, turn)
+            hidden = self._hidden(wanted.date, view, turn)
             return drawing.spans(values, None if hidden is None else hidden == 0, (2, 98))
         key = (look.bands, view)
         if key not in self._limits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -324,22 +323,18 @@ class StudyRunner(Panel):
         """Say how many runs it would be, or what is wrong."""
         if self._about is None:
             return
-        problem = ""
         try:
             found = self.plan()
         except GeowbError as error:
-            problem = f"<span class='geowb-problem'>✗ {escaped(error)}</span>"
+            wrong, told = True, "cannot run like this: see what is marked with ✗"
+            self._judged.value = f"<span class='geowb-problem'>✗ {escaped(error)}</span>"
         else:
-            count = len(found.values)
+            wrong, told, count = False, "is ready to run", len(found.values)
             text = f"{count} runs: {' × '.join(found.varied)}" if count > 1 else "1 run"
             self._judged.value = f"{text}, into <code>{escaped(self._folder())}</code>"
-        self._judged.value = problem or self._judged.value
-        if self._going:
-            return  # the button and the sentence are those of what goes on
-        self._run_button.disabled = bool(problem)
-        name = self._about.name
-        good, bad = "is ready to run", "cannot run like this: see what is marked with ✗"
-        self.say(f"{name} {bad if problem else good}.")
+        if not self._going:  # else button and sentence are those of what goes on
+            self._run_button.disabled = wrong
+            self.say(f"{self._about.name} {told}.")
 
     def _folder(self) -> str:
         return self.out or f"runs/{self._about.name}"
@@ -478,9 +473,7 @@ class _Watch(SweepProgress):
 
     def ended(self, name: str, status: str, seconds: float) -> None:
         super().ended(name, status, seconds)
-        if (
-            time.monotonic() - self._read > _BETWEEN
-        ):  # reading all runs of a large folder takes time
+        if time.monotonic() - self._read > _BETWEEN:  # a large folder takes time to read
             self._read = time.monotonic()
             self._panel._show_results()
         self._draw(now=True)
@@ -492,7 +485,7 @@ class _Watch(SweepProgress):
         part = sum((cell - 1) / max(cells, 1) for _, cell, cells in self._cells.values())
         share = (self._ended + part) / max(self._runs, 1)
         text = f"{self._title}: {self._state()}"
-        self._turn.at(share if math.isfinite(share) else -1.0, text)
+        self._turn.at(share, text)
         lines = [
             f"<progress max='{cells}' value='{cell - 1}' aria-label='{escaped(name)}'></progress> "
             f"{escaped(name)}: {escaped(heading)} (cell {cell} of {cells})"

@@ -52,13 +52,9 @@ def _known(value: Any) -> bool:
 
 def as_text(value: Any) -> str:
     """Value of a parameter on an axis: lists with commas, empty ones in words."""
-    import pandas as pd
-
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "all"
-    if value is None or value is pd.NA or value != value:
-        return "not known"
-    return str(value) or "empty"
+    return (str(value) or "empty") if _known(value) else "not known"
 
 
 def axes_of(frame: pd.DataFrame, names: Sequence[str]) -> list[Axis]:
