@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["FMASK_CLOUDY", "clear_mean", "leaf_on_months"]
+__all__ = ["FMASK_CLOUDY", "FMASK_SHADOW", "clear_mean", "leaf_on_months"]
 
 #: Bits of the HLS v2 Fmask that make an observation unusable: cloud, adjacent to cloud, shadow.
 FMASK_CLOUDY = 0b0000_1110
+#: Of these the bit of shadows.
+FMASK_SHADOW = 0b0000_1000
 
 
 def clear_mean(scene: xr.Dataset, *, months: Collection[int] = ()) -> xr.Dataset:

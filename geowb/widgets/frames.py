@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geowb.bands import HLS6
+from geowb.composite import FMASK_CLOUDY, FMASK_SHADOW
 from geowb.errors import DataError, RequestError
 from geowb.widgets.work import Turn
 
@@ -305,7 +306,8 @@ class Frames:
         if "fmask" not in self.scene:
             return None
         bits = np.nan_to_num(self.layer("fmask", date, view, turn, most), nan=255).astype(np.uint8)
-        cloud, shadow = (bits & 0b0110) > 0, (bits & 0b1000) > 0
+        shadow = (bits & FMASK_SHADOW) > 0
+        cloud = (bits & (FMASK_CLOUDY ^ FMASK_SHADOW)) > 0
         return np.where(bits == 255, 0, np.where(cloud, 1, np.where(shadow, 2, 0))).astype(np.uint8)
 
     def crop(self, view: View) -> xr.Dataset:

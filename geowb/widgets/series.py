@@ -42,6 +42,12 @@ def _points(series: pd.DataFrame, frames: Frames) -> tuple[str, list[tuple[str, 
     return "band", [("pixel", np.arange(len(bands)), series[bands].to_numpy()[0])]
 
 
+def _known(y: np.ndarray, cloudy: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which points of a line have a value, and which of these are joined: the clear ones."""
+    known = np.isfinite(y)
+    return known, known if label == "band" else known & ~cloudy
+
+
 def as_curves(series: pd.DataFrame, frames: Frames, pixel: tuple[int, int]) -> tuple[Any, str]:
     """Draw a pixel as a live plot, and say in words what it shows; None where it has no bands."""
     from geowb.plots.axes import holoviews
@@ -54,8 +60,7 @@ def as_curves(series: pd.DataFrame, frames: Frames, pixel: tuple[int, int]) -> t
     cloudy = series["cloudy"].to_numpy()
     for number, (name, x, y) in enumerate(lines):
         colour, mark = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
-        known = np.isfinite(y)
-        clear = known & ~cloudy if label != "band" else known
+        known, clear = _known(y, cloudy, label)
         line = hv.Curve((x[clear], y[clear]), label, unit, label=name)
         drawn.append(line.opts(color=colour, line_width=2, backend="bokeh"))
         fill = np.where(clear[known], colour, "#ffffff").tolist()
@@ -96,8 +101,7 @@ def draw_series(axes: Any, series: pd.DataFrame, frames: Frames) -> None:
     cloudy = series["cloudy"].to_numpy()
     for number, (name, x, y) in enumerate(lines):
         colour = COLOURS[number % len(COLOURS)]
-        known = np.isfinite(y)
-        clear = known & ~cloudy if label != "band" else known
+        known, clear = _known(y, cloudy, label)
         axes.plot(x[clear], y[clear], color=colour, label=name, linewidth=1.5)
         for which, fill in ((clear, colour), (known & ~clear, "white")):
             axes.plot(
